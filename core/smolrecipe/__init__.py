@@ -1,0 +1,65 @@
+"""smolrecipe: whole language-model recipes from one file, every part of them a plugin.
+
+What a plugin needs is here: ``hookimpl``, the descriptors, and ``option``, ``Use`` and ``StageRef`` for options classes.
+"""
+
+from smolrecipe.components import (
+    Component,
+    Devices,
+    Launcher,
+    Loss,
+    ModelComponent,
+    NoOptions,
+    Optimizer,
+    Packer,
+    ParameterGroup,
+    Schedule,
+    Source,
+    StageKind,
+    Tracker,
+)
+from smolrecipe.data import TokenRow, TokenRows
+from smolrecipe.errors import Place, Problem, RecipeError, StageError, UserError
+from smolrecipe.hookspecs import hookimpl
+from smolrecipe.model import HfConfig, ModelDraft
+from smolrecipe.options import Model, StageRef, Use, option
+from smolrecipe.preference import PreferenceBatch, PreferenceLoss
+from smolrecipe.stage import Artifact, Measure, StageContext
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Artifact",
+    "Component",
+    "Devices",
+    "HfConfig",
+    "Launcher",
+    "Loss",
+    "Measure",
+    "Model",
+    "ModelComponent",
+    "ModelDraft",
+    "NoOptions",
+    "Optimizer",
+    "Packer",
+    "ParameterGroup",
+    "Place",
+    "PreferenceBatch",
+    "PreferenceLoss",
+    "Problem",
+    "RecipeError",
+    "Schedule",
+    "Source",
+    "StageContext",
+    "StageError",
+    "StageKind",
+    "StageRef",
+    "TokenRow",
+    "TokenRows",
+    "Tracker",
+    "Use",
+    "UserError",
+    "__version__",
+    "hookimpl",
+    "option",
+]

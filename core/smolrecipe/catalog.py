@@ -1,0 +1,103 @@
+"""The catalog: which components exist, under which name, and who offers them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from attrs import Factory, define, frozen
+
+from smolrecipe.components import KINDS, Component
+from smolrecipe.errors import UserError
+
+C = TypeVar("C", bound=Component)
+
+
+@frozen(kw_only=True)
+class Provider:
+    """The plugin that offers a component: its entry-point name, its distribution with version.
+
+    ``hash_source()`` identifies the plugin's source; it reads files, so only a plan calls it.
+    """
+
+    plugin: str
+    distribution: str = ""
+    version: str = ""
+    hash_source: Callable[[], str] = lambda: ""
+
+    def __str__(self) -> str:
+        return f"plugin '{self.plugin}' ({self.distribution} {self.version})" if self.distribution else self.plugin
+
+
+class UnknownComponentError(UserError):
+    """A name that no plugin, or more than one, offers."""
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known word that looks most like ``word``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@define
+class Catalog:
+    """All offered components by descriptor class and name, each with its provider."""
+
+    _offers: dict[type[Component], dict[str, list[tuple[Component, Provider]]]] = Factory(dict)
+    set_aside: dict[str, str] = Factory(dict)
+    """Plugins that could not be loaded, with the reason, for messages about names that nobody offers."""
+
+    def add(self, component: Component, provider: Provider) -> None:
+        """Enter what ``provider`` offers."""
+        self._offers.setdefault(type(component), {}).setdefault(component.name, []).append((component, provider))
+
+    def names(self, kind: type[Component]) -> list[str]:
+        """The names on offer for one descriptor class, sorted."""
+        return sorted(self._offers.get(kind, {}))
+
+    def get(self, kind: type[C], name: str) -> C:
+        """The component of that name.
+
+        Raises:
+            UnknownComponentError: when no plugin offers it, or when several do.
+        """
+        offers = self._offers.get(kind, {}).get(name, [])
+        if len(offers) == 1:
+            component = offers[0][0]
+            assert isinstance(component, kind)
+            return component
+        label = KINDS.get(kind, kind.__name__)
+        if offers:
+            raise UnknownComponentError(
+                f"{label} '{name}' is offered by {' and by '.join(str(provider) for _, provider in offers)}: "
+                "uninstall one of them, or leave one out with --plugins"
+            )
+        known = self.names(kind)
+        hint = near_miss(name, known) or f"; known: {', '.join(known) or 'none'}"
+        if self.set_aside:
+            hint += " (set aside, see 'smolrecipe plugins': " + ", ".join(
+                f"{plugin}: {reason}" for plugin, reason in self.set_aside.items()
+            ) + ")"
+        raise UnknownComponentError(f"unknown {label} '{name}'{hint}")
+
+    def provider(self, component: Component) -> Provider:
+        """Who offers the component."""
+        for offered, provider in self._offers.get(type(component), {}).get(component.name, []):
+            if offered is component:
+                return provider
+        raise UnknownComponentError(f"{KINDS[type(component)]} '{component.name}' is not in the catalog")
+
+    def __iter__(self) -> Iterator[tuple[Component, Provider]]:
+        for kind in KINDS:
+            for name in self.names(kind):
+                yield from self._offers[kind][name]
+
+    def conflicts(self) -> Mapping[str, list[Provider]]:
+        """Names that more than one plugin offers, for the list of plugins."""
+        return {
+            f"{KINDS[kind]} '{name}'": [provider for _, provider in offers]
+            for kind, names in self._offers.items()
+            for name, offers in names.items()
+            if len(offers) > 1
+        }

@@ -1,0 +1,188 @@
+"""Commands that look and run nothing: validate, plan, show, ls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
+from smolrecipe.cli.tables import print_table
+from smolrecipe.options import Model, Use, yaml_key
+from smolrecipe.planning.make import missing_modules
+from smolrecipe.planning.plan import PlannedStage
+from smolrecipe.recipe.converter import unstructure
+from smolrecipe.recipe.recipe import Recipe
+from smolrecipe.recipe.structure import iterate_uses
+from smolrecipe.running.machine import machine_problems
+from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE, RunStore
+
+
+@click.command()
+@recipe_arguments
+@click.pass_obj
+def validate(session: Session, recipe: str, settings: tuple[str, ...]) -> None:
+    """Check a recipe without running it: keys, types, components, data and the order of stages."""
+    plan = session.plan(recipe, settings)
+    click.echo(f"{plan.recipe.file}: valid, {len(plan.stages)} stages")
+    for problem in missing_modules(plan):
+        click.echo(f"note: {problem.message}", err=True)
+
+
+@click.command()
+@recipe_arguments
+@store_option
+@json_option
+@click.pass_obj
+def plan(session: Session, recipe: str, settings: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Show the stages in the order in which they run, and what would run now."""
+    planned = session.plan(recipe, settings)
+    store = store_of(planned.recipe, runs)
+    if as_json:
+        listing = [
+            {
+                "stage": stage.name,
+                "kind": stage.use.name,
+                "status": _status(store, stage),
+                "digest": stage.digest,
+                "consumes": list(stage.parents),
+                "processes": stage.devices.processes,
+                "device": stage.devices.device,
+                "folder": str(store.published(stage)),
+            }
+            for stage in planned.stages
+        ]
+        click.echo(json.dumps({"recipe": planned.recipe.name, "stages": listing}, indent=2))
+        return
+    rows = [
+        (stage.name, stage.use.name, ", ".join(stage.parents), _devices(stage), stage.digest[:12], _status(store, stage))
+        for stage in planned.stages
+    ]
+    print_table(("stage", "kind", "consumes", "runs on", "digest", "status"), rows, title=planned.recipe.name)
+    for problem in [*missing_modules(planned), *machine_problems(planned, planned.stages)]:
+        click.echo(f"note: {problem}", err=True)
+
+
+@click.command()
+@recipe_arguments
+@click.option("--resolved", is_flag=True, help="Show every value, defaults included, with its origin.")
+@json_option
+@click.pass_obj
+def show(session: Session, recipe: str, settings: tuple[str, ...], resolved: bool, as_json: bool) -> None:
+    """Show a recipe after 'extends' and overrides."""
+    structured = session.recipe(recipe, settings)
+    values = {path: (value, origin) for path, value, origin in _values(structured) if resolved or origin != "default"}
+    if as_json:
+        flat = {".".join(map(str, path)): {"value": value, "origin": origin} for path, (value, origin) in values.items()}
+        click.echo(json.dumps(flat, indent=2, ensure_ascii=False))
+        return
+    lines = list(_yaml_lines(values))
+    width = min(72, max((len(text) for text, _ in lines), default=0))
+    for text, origin in lines:
+        click.echo(f"{text:<{width}}  # {origin}" if origin and resolved else text)
+
+
+@click.command()
+@store_option
+@json_option
+def ls(runs: Path, as_json: bool) -> None:
+    """List the artifacts in the run store."""
+    listing = list(_artifacts(runs))
+    if as_json:
+        click.echo(json.dumps(listing, indent=2))
+        return
+    if not listing:
+        click.echo(f"nothing in {runs}")
+        return
+    rows = [
+        (item["recipe"], item["folder"], item["kind"], item["status"], item["size"], item["seconds"], item["started"])
+        for item in listing
+    ]
+    print_table(("recipe", "artifact", "kind", "status", "MiB", "seconds", "started (UTC)"), rows, right=(4, 5))
+
+
+def _status(store: RunStore, stage: PlannedStage) -> str:
+    if store.is_published(stage):
+        return "published"
+    return "half done" if store.partial(stage).exists() else "to run"
+
+
+def _devices(stage: PlannedStage) -> str:
+    count, device = stage.devices.processes, stage.devices.device
+    if device == "cuda":
+        return f"{count} GPU{'s' if count > 1 else ''}"
+    return f"{count} CPU processes" if count > 1 else "CPU"
+
+
+def _artifacts(runs: Path) -> Iterator[dict[str, str]]:
+    for folder in sorted(runs.glob("*/*/")):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        record: Mapping[str, Any] = {}
+        if (folder / STAGE_FILE).is_file() and (folder / MANIFEST_FILE).is_file():
+            record = json.loads((folder / STAGE_FILE).read_text())
+        elif folder.suffix != ".partial":
+            continue
+        yield {
+            "recipe": folder.parent.name,
+            "folder": folder.name,
+            "kind": str(record.get("kind", "")),
+            "status": "published" if record else "half done",
+            "size": f"{sum(path.stat().st_size for path in files) / 2**20:.1f}",
+            "seconds": f"{record['seconds']:.1f}" if record else "",
+            "started": str(record.get("started", ""))[:19].replace("T", " "),
+        }
+
+
+def _values(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
+    """Every leaf of the recipe: path, plain value, and where it was written ("default" where it was not)."""
+
+    def origin(path: tuple[str | int, ...]) -> str:
+        return str(recipe.places[path]) if path in recipe.places else "default"
+
+    for key in ("name", "description", "try_instead"):
+        yield (key,), getattr(recipe, key), origin((key,))
+    for path, use in iterate_uses(recipe):
+        for leaf_path, value in _leaves(use, path):
+            yield leaf_path, value, origin(leaf_path)
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if isinstance(value, Use):
+        yield (*path, "use"), value.name
+        for field in attrs.fields(type(value.options)):
+            yield from _leaves(getattr(value.options, field.name), (*path, yaml_key(field.name)))
+    elif isinstance(value, Model):
+        for name, use in value.components.items():
+            yield from _leaves(use, (*path, name))
+    elif isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    elif isinstance(value, (list, tuple)) and any(attrs.has(type(item)) for item in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, (*path, index))
+    elif attrs.has(type(value)) and isinstance(unstructure(value), dict):
+        for field in attrs.fields(type(value)):
+            yield from _leaves(getattr(value, field.name), (*path, yaml_key(field.name)))
+    else:
+        yield path, unstructure(value)
+
+
+def _yaml_lines(values: Mapping[tuple[str | int, ...], tuple[Any, str]]) -> Iterator[tuple[str, str]]:
+    """The values as lines of YAML with the origin of each, headings first."""
+    shown: tuple[str | int, ...] = ()
+    for path, (value, origin) in values.items():
+        common = 0
+        while common < len(path) - 1 and common < len(shown) and path[common] == shown[common]:
+            common += 1
+        for depth in range(common, len(path) - 1):
+            yield f"{'  ' * depth}{_key(path[depth])}:", ""
+        shown = path[:-1]
+        yield f"{'  ' * (len(path) - 1)}{_key(path[-1])}: {json.dumps(value, ensure_ascii=False)}", origin
+
+
+def _key(key: str | int) -> str:
+    return f"[{key}]" if isinstance(key, int) else str(key)

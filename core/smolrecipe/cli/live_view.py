@@ -1,0 +1,71 @@
+"""The live view of a run: one bar per stage, on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.runner import RunView
+
+_SHOWN = {"loss": "loss", "tokens_per_second": "tok/s"}
+
+
+class LiveView(RunView):
+    """Draws a bar for the stage that runs; finished stages stay above it as lines."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._width = max(len(stage.name) for stage in plan.stages)
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> LiveView:
+        """Start drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop drawing and leave the terminal as it was."""
+        self._progress.stop()
+
+    def skipped(self, stage: PlannedStage) -> None:
+        """Note that the stage is published."""
+        self._line(stage, "published already", "dim")
+
+    def started(self, stage: PlannedStage, resumed_at: int | None) -> None:
+        """Start the stage's bar."""
+        if resumed_at is not None:
+            self._line(stage, f"goes on (it had reached step {resumed_at})", "yellow")
+        self._task = self._progress.add_task(f"{stage.name:<{self._width}}", total=None, numbers="")
+
+    def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
+        """Move the bar, or show a message above it."""
+        if "message" in event:
+            self._line(stage, str(event["message"]), "dim")
+        elif self._task is not None:
+            numbers = "  ".join(f"{label} {event[key]:.4g}" for key, label in _SHOWN.items() if key in event)
+            self._progress.update(self._task, completed=event["step"], total=event["steps"], numbers=numbers)
+
+    def finished(self, stage: PlannedStage, record: Mapping[str, Any]) -> None:
+        """Replace the bar by a line."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self._line(stage, f"published after {record['seconds']:.0f} s", "green")
+
+    def _line(self, stage: PlannedStage, text: str, style: str) -> None:
+        self._console.print(f"{stage.name:<{self._width}}  {text}", style=style, markup=False)

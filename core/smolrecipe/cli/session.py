@@ -1,0 +1,109 @@
+"""One invocation: the registry, loaded once, and the way from a recipe's reference to its plan."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from smolrecipe.catalog import near_miss
+from smolrecipe.errors import RecipeError
+from smolrecipe.planning.make import make_plan
+from smolrecipe.planning.plan import Plan
+from smolrecipe.recipe.compose import compose
+from smolrecipe.recipe.recipe import Recipe
+from smolrecipe.recipe.structure import structure
+from smolrecipe.running.store import RunStore
+from smolrecipe_registry.discovery import Registry, load_registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@functools.cache
+def _registry(plugins: tuple[str, ...] | None) -> Registry:
+    return load_registry(plugins)
+
+
+class Session:
+    """What all commands share. ``plugins`` are the only plugins to load, ``None`` for all."""
+
+    def __init__(self, plugins: tuple[str, ...] | None) -> None:
+        self.plugins = plugins
+
+    @property
+    def registry(self) -> Registry:
+        """The loaded plugins."""
+        return _registry(self.plugins)
+
+    def recipe(self, reference: str, settings: Sequence[str]) -> Recipe:
+        """The recipe that ``reference`` names, structured."""
+        file = self.find_recipe(reference)
+        return structure(compose(file, settings), file, self.registry.catalog)
+
+    def plan(self, reference: str, settings: Sequence[str]) -> Plan:
+        """The plan of the recipe that ``reference`` names."""
+        return make_plan(self.recipe(reference, settings), self.registry.catalog, self.registry.manager.hook)
+
+    def find_recipe(self, reference: str) -> Path:
+        """The file that a reference names: a path, a recipe that ships with smolrecipe, or one that a plugin finds.
+
+        Raises:
+            RecipeError: when nothing goes by that name.
+        """
+        path = Path(reference)
+        if path.is_file():
+            return path
+        shipped = shipped_recipes()
+        name = path.name.removesuffix(".yaml")
+        if name in shipped and path.parent in (Path(), Path("recipes")):
+            return shipped[name]
+        found: Path | None = self.registry.manager.hook.smolrecipe_find_recipe(reference=reference)
+        if found is not None:
+            return found
+        hint = near_miss(name, shipped) or f"; recipes that ship with smolrecipe: {', '.join(shipped)}"
+        raise RecipeError([f"no recipe '{reference}': there is no such file{hint}"])
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that ship with smolrecipe, by name."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "recipes", package.parents[1] / "recipes"):  # installed, or an editable checkout
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """Names that are separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def recipe_arguments(function: F) -> F:
+    """The argument and option of every command that reads a recipe."""
+    function = click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. stages.sft.epochs=2."
+    )(function)
+    return click.argument("recipe", metavar="RECIPE")(function)
+
+
+def store_option(function: F) -> F:
+    """The option of every command that looks into the run store."""
+    return click.option(
+        "--runs",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        envvar="SMOLRECIPE_RUNS",
+        help="The run store.",
+    )(function)
+
+
+def store_of(recipe: Recipe, runs: Path) -> RunStore:
+    """The part of the run store that belongs to a recipe."""
+    return RunStore(runs / recipe.name)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

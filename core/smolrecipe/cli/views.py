@@ -1,0 +1,70 @@
+"""Watching a run: a live bar per stage on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.runner import RunView
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def make_view(plan: Plan) -> Iterator[RunView]:
+    """The view for where standard error goes: bars on a terminal, lines in a file or a pipe."""
+    if sys.stderr.isatty():
+        from smolrecipe.cli.live_view import LiveView
+
+        with LiveView(plan) as view:
+            yield view
+    else:
+        yield LineView(plan)
+
+
+class LineView(RunView):
+    """One line when a stage starts and ends, and one every ten seconds between."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._last_line = 0.0
+
+    def skipped(self, stage: PlannedStage) -> None:
+        """Say that the stage is published."""
+        self._say(stage, "published already")
+
+    def started(self, stage: PlannedStage, resumed_at: int | None) -> None:
+        """Say that the stage starts."""
+        self._say(stage, "starts" if resumed_at is None else f"goes on (it had reached step {resumed_at})")
+        self._last_line = time.monotonic()
+
+    def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
+        """Show a message at once, a step now and then."""
+        if "message" in event:
+            self._say(stage, str(event["message"]))
+        elif event["step"] == event["steps"] or time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
+            self._say(stage, step_text(event))
+            self._last_line = time.monotonic()
+
+    def finished(self, stage: PlannedStage, record: Mapping[str, Any]) -> None:
+        """Say how long the stage took."""
+        self._say(stage, f"published after {record['seconds']:.0f} s")
+
+    def _say(self, stage: PlannedStage, text: str) -> None:
+        click.echo(f"{stage.name}: {text}", err=True)
+
+
+def step_text(event: Mapping[str, Any]) -> str:
+    """A step event as a line: ``step 40/200, loss 3.214, lr 0.002``."""
+    numbers = [
+        f"{key.replace('_', ' ')} {value:.4g}"
+        for key, value in event.items()
+        if key not in ("step", "steps", "time") and isinstance(value, (int, float))
+    ]
+    return ", ".join([f"step {event['step']}/{event['steps']}", *numbers])

@@ -1,0 +1,195 @@
+"""The descriptors that plugins offer: frozen, light, with callables that import their engines only when called.
+
+Every descriptor has a ``name`` (what a recipe writes after ``use:``), a frozen attrs class of ``options``, a one-line
+``summary`` and a ``source``: the paper, equation or code it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import Factory, frozen
+
+if TYPE_CHECKING:
+    from smolrecipe.data import TokenRows
+    from smolrecipe.model import HfConfig, ModelDraft
+    from smolrecipe.preference import PreferenceBatch, PreferenceLoss
+    from smolrecipe.stage import Artifact, StageContext
+
+
+@frozen
+class NoOptions:
+    """The options of a component that has none."""
+
+
+def _nothing_to_check(options: Any) -> Iterable[str]:
+    return ()
+
+
+@frozen(kw_only=True)
+class Component:
+    """What all descriptors share.
+
+    ``check(options)`` yields a sentence for each thing that is wrong with the options taken together or with what they
+    point at (a file that is not there), before anything runs. It must be quick and must not import an engine.
+
+    ``requires`` names the top-level modules that running it imports and that a plain installation lacks, ``extra`` the
+    extra (of the plugin's distribution) that installs them: a recipe that uses the component where they are missing is
+    refused with that remedy.
+    """
+
+    name: str
+    options: type = NoOptions
+    summary: str
+    source: str = ""
+    check: Callable[[Any], Iterable[str]] = _nothing_to_check
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+
+
+@frozen(kw_only=True)
+class Devices:
+    """What a stage needs to run: ``processes`` in all, one accelerator each where ``device`` is ``cuda``."""
+
+    processes: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    memory_gib: float | None = None
+    """Memory of one accelerator that the published layout was sized for."""
+
+
+def _one_cpu_process(options: Any) -> Devices:
+    return Devices()
+
+
+@frozen(kw_only=True)
+class StageKind(Component):
+    """A kind of stage: ``run(options, context)`` does the work in processes of its own and returns what it made.
+
+    ``produces(options)`` names what the artifact holds, for stages that consume it: ``"tokenizer"``, ``"tokens"``,
+    ``"checkpoint"`` (the training engine's own), ``"hf-model"``. A reason instead of a true value says why these
+    options do not produce it: ``{"hf-model": "component 'x' has no Hugging Face counterpart"}``. A checkpoint that is
+    published besides the final one is ``"hf-model@<name>"``; recipes write ``from: stage@<name>``.
+    """
+
+    run: Callable[[Any, StageContext], Artifact]
+    produces: Callable[[Any], Mapping[str, Literal[True] | str]]
+    devices: Callable[[Any], Devices] = _one_cpu_process
+
+
+@frozen(kw_only=True)
+class ModelComponent(Component):
+    """A part of the decoder.
+
+    ``apply(draft, options)`` edits the draft in place. ``to_hf(config, options)`` edits the content of a Hugging Face
+    ``config.json`` in place and must be light; ``None`` says that the component has no counterpart there, and then no
+    later stage may ask for a Hugging Face checkpoint. ``max_positions(options)`` is the longest sequence that the
+    component allows, ``None`` where it sets no bound.
+    """
+
+    apply: Callable[[ModelDraft, Any], None]
+    to_hf: Callable[[HfConfig, Any], None] | None
+    max_positions: Callable[[Any], int | None] = lambda options: None
+
+
+@frozen(kw_only=True)
+class ParameterGroup:
+    """Parameters whose name matches the regular expression ``pattern`` get ``settings``; the first match wins."""
+
+    pattern: str
+    settings: Mapping[str, Any]
+
+
+@frozen(kw_only=True)
+class Optimizer(Component):
+    """An optimizer: ``factory(options)`` returns its ``torch.optim.Optimizer`` class, ``groups(options)`` its parameter
+    groups with the keyword arguments of each, ``lr`` among them.
+
+    Patterns are matched against the engine's parameter names, so they should know both torchtitan's
+    (``tok_embeddings.weight``) and Hugging Face's (``model.embed_tokens.weight``).
+    """
+
+    factory: Callable[[Any], Any]
+    groups: Callable[[Any], Sequence[ParameterGroup]]
+
+
+@frozen(kw_only=True)
+class Schedule(Component):
+    """A learning-rate schedule: ``factor(options, step, steps)`` multiplies the peak rate in step ``step`` of ``steps``.
+
+    Steps count from 1; ``step`` and ``steps`` count over a whole trajectory, which may span stages.
+    """
+
+    factor: Callable[[Any, int, int], float]
+
+
+@frozen(kw_only=True)
+class Loss(Component):
+    """A preference loss: ``loss(batch, options)`` is a plain function of tensors.
+
+    With ``needs_reference=False`` no reference model is ever loaded and the batch's reference log-probabilities are
+    ``None``.
+    """
+
+    loss: Callable[[PreferenceBatch, Any], PreferenceLoss]
+    needs_reference: bool = True
+
+
+@frozen(kw_only=True)
+class Source(Component):
+    """A data source: ``read(options)`` yields its rows, always in the same order.
+
+    ``yields(options)`` says their shape: ``"text"``, ``"chat"``, ``"preference"`` or ``"problem"`` (see
+    ``smolrecipe.data``). ``fingerprint(options)`` identifies the data behind the options for the stage digest, without
+    reading all of it where that would be slow.
+    """
+
+    read: Callable[[Any], Iterable[Mapping[str, Any]]]
+    yields: Callable[[Any], str]
+    fingerprint: Callable[[Any], str] = lambda options: ""
+
+
+@frozen(kw_only=True)
+class Packer(Component):
+    """How token files become training samples.
+
+    ``open(options, context, sequence_length, seed, start)`` returns the samples; ``start`` is the ``position`` that an
+    earlier stage ended at, or ``None``.
+    """
+
+    open: Callable[[Any, StageContext, int, int, Mapping[str, int] | None], TokenRows]
+
+
+@frozen(kw_only=True)
+class Tracker(Component):
+    """Where metrics go besides ``metrics.jsonl``: ``open(options, context)`` returns ``log(event)`` for rank 0."""
+
+    open: Callable[[Any, StageContext], Callable[[Mapping[str, Any]], None]]
+
+
+@frozen(kw_only=True)
+class Launcher(Component):
+    """How a stage's processes start.
+
+    ``capacity(options)`` says what it can start at most, ``None`` for what it cannot know; ``command(options, devices,
+    worker)`` returns the command line that runs ``worker`` (a Python module with its arguments) in that many
+    processes, each with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set where there are several.
+    """
+
+    capacity: Callable[[Any], Mapping[str, int] | None]
+    command: Callable[[Any, Devices, Sequence[str]], Sequence[str]]
+    environment: Mapping[str, str] = Factory(dict)
+
+
+KINDS: Mapping[type[Component], str] = {
+    StageKind: "stage kind",
+    ModelComponent: "model component",
+    Optimizer: "optimizer",
+    Schedule: "schedule",
+    Loss: "loss",
+    Source: "source",
+    Packer: "packer",
+    Tracker: "tracker",
+    Launcher: "launcher",
+}
+"""What each descriptor class is called in messages."""

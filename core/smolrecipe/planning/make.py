@@ -1,0 +1,142 @@
+"""Making a plan: order the stages, check what each consumes, ask every component, compute digests."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from smolrecipe.catalog import Catalog, near_miss
+from smolrecipe.components import KINDS
+from smolrecipe.errors import Problem, RecipeError
+from smolrecipe.options import Use, walk
+from smolrecipe.planning.digest import stage_digest
+from smolrecipe.planning.plan import Plan, PlannedStage, Reference, references
+from smolrecipe.recipe.recipe import Recipe
+from smolrecipe.recipe.structure import iterate_uses
+
+
+def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
+    """The plan of ``recipe``; ``hook`` is the plugin manager's, whose ``smolrecipe_check_plan`` is asked at the end.
+
+    Raises:
+        RecipeError: with every problem: unknown stages, cycles, artifacts that nobody produces, what components refuse.
+    """
+    refs = {name: references(name, use) for name, use in recipe.stages.items()}
+    problems = [*_unknown_stages(recipe, refs), *_component_problems(recipe)]
+    order = _order(recipe, refs)
+    produces = {name: use.component.produces(use.options) for name, use in recipe.stages.items()}
+    problems += _unproduced(recipe, refs, produces)
+    if problems:
+        raise RecipeError(problems)
+    stages: dict[str, PlannedStage] = {}
+    for name in order:
+        use = recipe.stages[name]
+        parents = {reference.ref.stage: stages[reference.ref.stage].digest for reference in refs[name]}
+        stages[name] = PlannedStage(
+            name=name,
+            use=use,
+            references=refs[name],
+            devices=use.component.devices(use.options),
+            produces=produces[name],
+            digest=stage_digest(use, parents, catalog),
+            place=recipe.place(("stages", name)),
+        )
+    plan = Plan(recipe=recipe, stages=tuple(stages.values()))
+    found = [problem for answer in hook.smolrecipe_check_plan(plan=plan) for problem in answer]
+    if found:
+        raise RecipeError(found)
+    return plan
+
+
+def missing_modules(plan: Plan) -> list[Problem]:
+    """A problem for each component that runs on a package which is not installed here."""
+    problems = {}
+    for path, use in _all_uses(plan.recipe):
+        missing = [module for module in use.component.requires if importlib.util.find_spec(module) is None]
+        if missing:
+            extra = use.component.extra
+            remedy = f"pip install 'smolrecipe[{extra}]'" if extra else f"pip install {' '.join(missing)}"
+            label = f"{KINDS[type(use.component)]} '{use.name}'"
+            problems.setdefault(
+                label,
+                Problem(f"{label} needs {', '.join(missing)}, which is not installed: {remedy}", plan.recipe.place(path)),
+            )
+    return list(problems.values())
+
+
+def _all_uses(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Use[Any]]]:
+    for path, top in iterate_uses(recipe):
+        for inner_path, value, _ in walk(top, path):
+            if isinstance(value, Use):
+                yield inner_path, value
+
+
+def _unknown_stages(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> Iterator[Problem]:
+    for name, own in refs.items():
+        for reference in own:
+            wanted = reference.ref.stage
+            if wanted not in recipe.stages:
+                others = [other for other in recipe.stages if other != name]
+                hint = near_miss(wanted, others) or f"; stages: {', '.join(others)}"
+                yield Problem(f"stage '{name}' refers to '{wanted}', which is no stage{hint}", recipe.place(reference.path))
+
+
+def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[str]:
+    """Stage names, parents first; stages that do not depend on each other in the recipe's order."""
+    graph = {
+        name: [reference.ref.stage for reference in own if reference.ref.stage in refs] for name, own in refs.items()
+    }
+    sorter = TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = error.args[1][::-1]
+        raise RecipeError(
+            [Problem(f"the stages wait for each other: {' -> '.join(cycle)}", recipe.place(("stages", cycle[0])))]
+        ) from None
+    rank = {name: index for index, name in enumerate(recipe.stages)}
+    order: list[str] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
+        first = ready.pop(0)
+        order.append(first)
+        sorter.done(first)
+    return order
+
+
+def _component_problems(recipe: Recipe) -> Iterator[Problem]:
+    for path, use in _all_uses(recipe):
+        for message in use.component.check(use.options):
+            yield Problem(f"{KINDS[type(use.component)]} '{use.name}': {message}", recipe.place(path))
+
+
+def _unproduced(
+    recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]], produces: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Problem]:
+    for name, own in refs.items():
+        for reference in own:
+            wanted, needs = reference.ref.stage, reference.needs
+            if wanted not in produces or not needs:
+                continue
+            checkpoint = reference.ref.checkpoint
+            answer = produces[wanted].get(f"{needs}@{checkpoint}" if checkpoint else needs)
+            if answer is True:
+                continue
+            if checkpoint and produces[wanted].get(needs) is True:
+                known = [what.partition("@")[2] for what in produces[wanted] if what.startswith(f"{needs}@")]
+                message = f"'{wanted}' publishes no checkpoint '{checkpoint}'; it publishes: {', '.join(known) or 'none'}"
+                yield Problem(message, recipe.place(reference.path))
+                continue
+            kind = recipe.stages[wanted].component.name
+            reason = answer or f"stage kind '{kind}' produces {', '.join(produces[wanted]) or 'nothing'}"
+            yield Problem(
+                f"stage '{name}' needs a {_words(needs)} from '{wanted}', which has none: {reason}",
+                recipe.place(reference.path),
+            )
+
+
+def _words(needs: str) -> str:
+    return {"hf-model": "Hugging Face checkpoint", "tokens": "set of token files"}.get(needs, needs)

@@ -1,0 +1,249 @@
+"""The cattrs converter: plain recipe data to options classes, strictly, and back.
+
+cattrs alone turns ``'false'`` into ``True``, ``1.5`` into ``1`` and ``'abc'`` into a tuple. Here a value has the type its
+option declares or it is refused; the only widening is from a whole number to a float.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import attrs
+from cattrs import Converter, IterableValidationError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn, override
+
+from smolrecipe.catalog import Catalog, UnknownComponentError, near_miss
+from smolrecipe.components import KINDS, Component, ModelComponent
+from smolrecipe.options import Model, StageRef, Use, yaml_key
+from smolrecipe.recipe.nodes import PlacedText
+
+
+class WrongValueError(ValueError):
+    """A value that its option does not take. The message continues a sentence that starts with the option's name."""
+
+
+def describe(value: Any) -> str:
+    """A recipe value as a person would name it."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {str(value)!r}"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    return "a mapping" if isinstance(value, Mapping) else "a list"
+
+
+def make_converter(catalog: Catalog) -> Converter:
+    """A converter whose ``Use`` fields are looked up in ``catalog``."""
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for type_, accepts, name in (
+        (bool, lambda value: isinstance(value, bool), "true or false"),
+        (int, lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+        (float, lambda value: isinstance(value, (int, float)) and not isinstance(value, bool), "a number"),
+        (str, lambda value: isinstance(value, str), "text"),
+    ):
+        converter.register_structure_hook(type_, _scalar(type_, accepts, name))
+    converter.register_structure_hook(Path, _path)
+    converter.register_structure_hook(StageRef, _stage_ref)
+    converter.register_structure_hook_factory(_is_union, lambda type_: _union(type_, converter))
+    converter.register_structure_hook_factory(_is_literal, _literal)
+    converter.register_structure_hook_factory(attrs.has, lambda cls: _options(cls, converter))
+    converter.register_structure_hook_factory(
+        lambda type_: get_origin(type_) in (list, tuple, Sequence), lambda type_: _sequence(type_, converter)
+    )
+    converter.register_structure_hook_factory(
+        lambda type_: get_origin(type_) in (dict, Mapping), lambda type_: _mapping(type_, converter)
+    )
+    converter.register_structure_hook(Model, lambda value, _: _model(value, converter))
+    converter.register_structure_hook_factory(_is_use, lambda type_: _use(type_, catalog, converter))
+    return converter
+
+
+def _scalar(type_: type, accepts: Callable[[Any], bool], name: str) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if not accepts(value):
+            quote = " (put it in quotes)" if type_ is str and isinstance(value, (int, float)) else ""
+            raise WrongValueError(f"must be {name}, not {describe(value)}{quote}")
+        return type_(value)
+
+    return structure
+
+
+def _path(value: Any, _: Any) -> Path:
+    if not isinstance(value, str) or not value:
+        raise WrongValueError(f"must be a path, not {describe(value)}")
+    folder = value.place.folder if isinstance(value, PlacedText) else Path()
+    return (folder / Path(value).expanduser()).absolute()
+
+
+def _stage_ref(value: Any, _: Any) -> StageRef:
+    if not isinstance(value, str) or not value:
+        raise WrongValueError(f"must be the name of a stage, not {describe(value)}")
+    return StageRef.parse(value)
+
+
+def _is_union(type_: Any) -> bool:
+    return get_origin(type_) in (Union, types.UnionType)
+
+
+def _union(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    optional = type(None) in get_args(type_)
+    members = [member for member in get_args(type_) if member is not type(None)]
+
+    def structure(value: Any, _: Any) -> Any:
+        if value is None and optional:
+            return None
+        refusals: list[WrongValueError] = []
+        for member in members:
+            try:
+                return converter.structure(value, member)
+            except WrongValueError as error:
+                if len(members) == 1:
+                    raise
+                refusals.append(error)
+        raise WrongValueError(" and ".join(str(refusal) for refusal in refusals))
+
+    return structure
+
+
+def _is_literal(type_: Any) -> bool:
+    return get_origin(type_) is Literal
+
+
+def _literal(type_: Any) -> Callable[[Any, Any], Any]:
+    choices = get_args(type_)
+
+    def structure(value: Any, _: Any) -> Any:
+        for choice in choices:
+            if value == choice and type(choice) is (str if isinstance(value, str) else type(value)):
+                return choice
+        hint = near_miss(value, [str(choice) for choice in choices]) if isinstance(value, str) else ""
+        raise WrongValueError(f"must be one of {', '.join(map(str, choices))}, not {describe(value)}{hint}")
+
+    return structure
+
+
+def _options(cls: type, converter: Converter) -> Callable[[Any, Any], Any]:
+    renames = {
+        field.name: override(rename=yaml_key(field.name))
+        for field in attrs.fields(cls)
+        if yaml_key(field.name) != field.name
+    }
+    generated = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
+
+    def structure(value: Any, type_: Any) -> Any:
+        if not isinstance(value, dict):
+            raise WrongValueError(f"must be a mapping, not {describe(value)}")
+        return generated(value, type_)
+
+    return structure
+
+
+def _sequence(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    origin, (item_type, *more) = get_origin(type_), get_args(type_)
+    fixed = origin is tuple and more != [Ellipsis]
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, list):
+            raise WrongValueError(f"must be a list, not {describe(value)}")
+        item_types = (item_type, *more) if fixed else (item_type,) * len(value)
+        if len(item_types) != len(value):
+            raise WrongValueError(f"must be a list of {len(item_types)}, not of {len(value)}")
+        pairs = [(index, item, item_type) for index, (item, item_type) in enumerate(zip(value, item_types, strict=True))]
+        items = _structure_each(pairs, type_, converter)
+        return tuple(items) if origin is tuple else items
+
+    return structure
+
+
+def _mapping(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    _, item_type = get_args(type_)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise WrongValueError(f"must be a mapping, not {describe(value)}")
+        items = _structure_each([(key, item, item_type) for key, item in value.items()], type_, converter)
+        return dict(zip(value, items, strict=True))
+
+    return structure
+
+
+def _structure_each(pairs: list[tuple[int | str, Any, Any]], type_: Any, converter: Converter) -> list[Any]:
+    """Structure every item and report what is wrong with all of them, as cattrs does for containers."""
+    items, errors = [], []
+    for index, item, item_type in pairs:
+        try:
+            items.append(converter.structure(item, item_type))
+        except Exception as error:
+            note = IterableValidationNote(f"structuring {type_} at {index!r}", index, item_type)
+            error.__notes__ = [*getattr(error, "__notes__", []), note]
+            errors.append(error)
+    if errors:
+        raise IterableValidationError(f"while structuring {type_}", errors, type_)
+    return items
+
+
+def _is_use(type_: Any) -> bool:
+    return type_ is Use or get_origin(type_) is Use
+
+
+def _use(type_: Any, catalog: Catalog, converter: Converter) -> Callable[[Any, Any], Any]:
+    (kind,) = get_args(type_)
+
+    def structure(value: Any, _: Any) -> Use[Component]:
+        if not isinstance(value, dict):
+            raise WrongValueError(f"must be a mapping with 'use: <{KINDS[kind]}>', not {describe(value)}")
+        name = value.get("use")
+        if not isinstance(name, str):
+            raise WrongValueError(f"lacks 'use: <{KINDS[kind]}>'; known: {', '.join(catalog.names(kind)) or 'none'}")
+        try:
+            component = catalog.get(kind, name)
+        except UnknownComponentError as error:
+            raise WrongValueError(str(error)) from None
+        rest = {key: item for key, item in value.items() if key != "use"}
+        return Use(component, converter.structure(rest, component.options))
+
+    return structure
+
+
+def _model(value: Any, converter: Converter) -> Model:
+    return Model(converter.structure(value, Mapping[str, Use[ModelComponent]]))
+
+
+def unstructure(
+    value: Any,
+    keep: Callable[[Mapping[str, Any]], bool] = lambda metadata: True,
+    path_text: Callable[[Path], str] = str,
+) -> Any:
+    """A structured value as plain JSON data that structures to the same value again.
+
+    ``keep`` decides by an option's metadata whether it stays, ``path_text`` how a path is written.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Use):
+            return {"use": value.component.name, **plain(value.options)}
+        if isinstance(value, Model):
+            return {name: plain(use) for name, use in value.components.items()}
+        if isinstance(value, StageRef):
+            return str(value)
+        if isinstance(value, Path):
+            return path_text(value)
+        if attrs.has(type(value)):
+            return {
+                yaml_key(field.name): plain(getattr(value, field.name))
+                for field in attrs.fields(type(value))
+                if keep(field.metadata)
+            }
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(value)

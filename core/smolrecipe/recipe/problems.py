@@ -1,0 +1,79 @@
+"""cattrs' tree of validation errors as sentences with places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+from cattrs import (
+    AttributeValidationNote,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
+
+from smolrecipe.catalog import near_miss
+from smolrecipe.errors import Place, Problem
+from smolrecipe.options import yaml_key, walk
+from smolrecipe.recipe.nodes import Path_
+
+FindPlace = Callable[[Path_], Place]
+
+
+def structuring_problems(error: Exception, path: Path_, owner: str, place: FindPlace) -> Iterator[Problem]:
+    """Each problem in an exception that structuring the value at ``path`` raised.
+
+    ``owner`` names the value in messages ("stage kind 'sft'"); ``place`` finds where a path was written.
+    """
+    if isinstance(error, (ClassValidationError, IterableValidationError)):
+        for child in error.exceptions:
+            if isinstance(child, Exception):
+                yield from structuring_problems(child, (*path, *_step(child)), owner, place)
+        return
+    cause = error.args[0] if error.args else ""
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = [yaml_key(field.name) for field in attrs.fields(error.cl)]
+        for key in sorted(error.extra_fields):
+            hint = near_miss(key, known) or f"; known: {', '.join(known) or 'none'}"
+            yield Problem(f"unknown key '{key}' in {_where(path, owner)}{hint}", place((*path, key)))
+    elif isinstance(error, KeyError):
+        # cattrs notes the missing field as the last step; its place is the mapping that lacks it.
+        yield Problem(f"{_where(path[:-1], owner)} lacks the required key '{cause}'", place(path[:-1]))
+    elif isinstance(error, ValueError):
+        yield Problem(f"{_named(path, owner)} {cause}", place(path))
+    else:
+        raise error
+
+
+def bound_problems(value: Any, path: Path_, place: FindPlace) -> Iterator[Problem]:
+    """Numbers of a structured value that lie outside the bounds that their options declare."""
+    for item_path, item, metadata in walk(value, path):
+        if not isinstance(item, (int, float)) or isinstance(item, bool):
+            continue
+        for bound, fails, words in (
+            ("at_least", lambda limit: item < limit, "at least"),
+            ("more_than", lambda limit: item <= limit, "more than"),
+            ("at_most", lambda limit: item > limit, "at most"),
+        ):
+            limit = metadata.get(bound)
+            if limit is not None and fails(limit):
+                yield Problem(f"'{item_path[-1]}' must be {words} {limit:g}, not {item}", place(item_path))
+
+
+def _step(error: Exception) -> Path_:
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, AttributeValidationNote):
+            return (yaml_key(note.name),)
+        if isinstance(note, IterableValidationNote):
+            return (note.index,)
+    return ()
+
+
+def _where(path: Path_, owner: str) -> str:
+    return f"'{'.'.join(map(str, path))}' ({owner})" if path else owner
+
+
+def _named(path: Path_, owner: str) -> str:
+    return f"'{path[-1]}'" if path else owner

@@ -1,0 +1,152 @@
+"""From composed nodes to a typed recipe, with every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cattrs import Converter
+
+from smolrecipe.catalog import Catalog, near_miss
+from smolrecipe.components import KINDS, Launcher, StageKind, Tracker
+from smolrecipe.errors import Problem, RecipeError
+from smolrecipe.options import Model, Use
+from smolrecipe.recipe.converter import describe, make_converter
+from smolrecipe.recipe.nodes import Node, Path_, merge, places, plain
+from smolrecipe.recipe.problems import bound_problems, structuring_problems
+from smolrecipe.recipe.recipe import Recipe
+
+_KEYS = ("name", "description", "model", "stages", "launcher", "trackers", "try_instead")
+_DEFAULT_LAUNCHER = "local"
+
+
+def structure(node: Node, file: Path, catalog: Catalog) -> Recipe:
+    """The recipe that ``node`` describes.
+
+    Raises:
+        RecipeError: with every problem of the recipe: unknown keys and components, wrong types, values out of bounds.
+    """
+    return _Structurer(node, file, catalog).recipe()
+
+
+class _Structurer:
+    def __init__(self, node: Node, file: Path, catalog: Catalog) -> None:
+        self.file = file
+        self.catalog = catalog
+        self.converter: Converter = make_converter(catalog)
+        self.problems: list[Problem] = []
+        if not isinstance(node.value, dict):
+            raise RecipeError([Problem("a recipe is a mapping with 'name' and 'stages'", node.place)])
+        self.node = self.with_stage_models(node)
+        self.places = dict(places(self.node))
+
+    def recipe(self) -> Recipe:
+        value = plain(self.node)
+        for key in value:
+            if key not in _KEYS:
+                hint = near_miss(key, _KEYS) or f"; known: {', '.join(_KEYS)}"
+                self.problems.append(Problem(f"unknown key '{key}' in the recipe{hint}", self.place((key,))))
+        name = self.text(value, "name", required=True)
+        recipe = Recipe(
+            name=name,
+            file=self.file,
+            description=self.text(value, "description"),
+            stages=self.stages(value),
+            launcher=self.use(value.get("launcher", {"use": _DEFAULT_LAUNCHER}), Use[Launcher], ("launcher",)),
+            trackers=self.trackers(value),
+            try_instead=self.text(value, "try_instead"),
+            places=self.places,
+        )
+        if self.problems:
+            raise RecipeError(sorted(set(self.problems), key=_reading_order))
+        return recipe
+
+    def stages(self, value: dict[str, Any]) -> dict[str, Use[StageKind]]:
+        stages = value.get("stages")
+        if not isinstance(stages, dict) or not stages:
+            found = "" if stages is None else f", not {describe(stages)}"
+            self.problems.append(Problem(f"'stages' must map at least one name to a stage{found}", self.place(("stages",))))
+            return {}
+        structured = {}
+        for name, stage in stages.items():
+            path: Path_ = ("stages", name)
+            if not name or not all(character.isalnum() or character in "-_." for character in name) or "." in name[:1]:
+                self.problems.append(
+                    Problem(f"stage name '{name}' may hold letters, digits, '-', '_' and '.' only", self.place(path))
+                )
+            structured[name] = self.use(stage, Use[StageKind], path)
+        return structured
+
+    def trackers(self, value: dict[str, Any]) -> tuple[Use[Tracker], ...]:
+        trackers = value.get("trackers", [])
+        if not isinstance(trackers, list):
+            self.problems.append(Problem(f"'trackers' must be a list, not {describe(trackers)}", self.place(("trackers",))))
+            return ()
+        return tuple(self.use(item, Use[Tracker], ("trackers", index)) for index, item in enumerate(trackers))
+
+    def use(self, value: Any, type_: Any, path: Path_) -> Any:
+        """Structure a ``use:`` mapping; a problem is noted and gives ``None``."""
+        try:
+            use = self.converter.structure(value, type_)
+        except Exception as error:
+            named = value.get("use") if isinstance(value, dict) else None
+            (kind,) = type_.__args__
+            owner = f"{KINDS[kind]} '{named}'" if named else KINDS[kind]
+            self.problems.extend(structuring_problems(error, path, owner, self.place))
+            return None
+        self.problems.extend(bound_problems(use, path, self.place))
+        return use
+
+    def text(self, value: dict[str, Any], key: str, *, required: bool = False) -> str:
+        text = value.get(key, "")
+        if not isinstance(text, str):
+            self.problems.append(Problem(f"'{key}' must be text, not {describe(text)}", self.place((key,))))
+            return ""
+        if required and not text:
+            self.problems.append(Problem(f"the recipe lacks '{key}'", self.place(())))
+        return str(text)
+
+    def with_stage_models(self, node: Node) -> Node:
+        """The node with the recipe's ``model:`` laid under the ``model:`` of every stage whose kind takes one."""
+        assert isinstance(node.value, dict)
+        model, stages = node.value.get("model"), node.value.get("stages")
+        if model is None or stages is None or not isinstance(stages.value, dict):
+            return node
+        merged = {}
+        for name, stage in stages.value.items():
+            if isinstance(stage.value, dict) and self.takes_model(stage):
+                own = stage.value.get("model")
+                with_model = {**stage.value, "model": model if own is None else merge(model, own)}
+                stage = Node(with_model, stage.place, {"model": model.place, **stage.key_places})
+            merged[name] = stage
+        return Node({**node.value, "stages": Node(merged, stages.place, stages.key_places)}, node.place, node.key_places)
+
+    def takes_model(self, stage: Node) -> bool:
+        assert isinstance(stage.value, dict)
+        use = stage.value.get("use")
+        if use is None or use.value not in self.catalog.names(StageKind):
+            return False
+        options = self.catalog.get(StageKind, str(use.value)).options
+        attrs.resolve_types(options)
+        return any(field.name == "model" and field.type is Model for field in attrs.fields(options))
+
+    def place(self, path: Path_) -> Any:
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places[path]
+
+
+def _reading_order(problem: Problem) -> Any:
+    place = problem.place
+    return (place.file, place.line or 0, place.column or 0, problem.message) if place else ("", 0, 0, problem.message)
+
+
+def iterate_uses(recipe: Recipe) -> Iterator[tuple[Path_, Use[Any]]]:
+    """The components that the recipe itself chooses, with the path of each."""
+    for name, use in recipe.stages.items():
+        yield ("stages", name), use
+    yield ("launcher",), recipe.launcher
+    for index, tracker in enumerate(recipe.trackers):
+        yield ("trackers", index), tracker

@@ -1,0 +1,86 @@
+"""What a stage sees of its run and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import Factory, frozen
+
+from smolrecipe.errors import StageError
+from smolrecipe.options import StageRef
+
+MODEL_FOLDER = "model"
+"""Where an artifact keeps its Hugging Face checkpoint: safetensors, ``config.json``, tokenizer and chat template."""
+
+TOKENIZER_FOLDER = "tokenizer"
+"""Where an artifact that only has a tokenizer keeps it, as ``AutoTokenizer`` loads it."""
+
+CHECKPOINTS_FOLDER = "checkpoints"
+"""Where an artifact keeps an engine's own checkpoints, and in ``checkpoints/<name>`` others that it publishes."""
+
+TOKENS_FOLDER = "tokens"
+"""Where an artifact keeps token files: ``tokens/<source>/<split>/*.ds`` with document ends in ``*.ds.index``."""
+
+
+@frozen(kw_only=True)
+class Measure:
+    """Something measured on data that was not trained on, before and after a stage (or only after)."""
+
+    name: str
+    after: float
+    before: float | None = None
+    better: Literal["higher", "lower"] = "higher"
+    unit: str = ""
+    samples: int | None = None
+
+
+@frozen(kw_only=True)
+class Artifact:
+    """What a stage hands back: its files already lie in the context's folder."""
+
+    measures: tuple[Measure, ...] = ()
+    summary: Mapping[str, Any] = Factory(dict)
+    """Counts and facts worth keeping, JSON values only: tokens seen, truncated samples, final loss."""
+
+
+@frozen(kw_only=True)
+class StageContext:
+    """One process' view of a running stage.
+
+    ``folder`` is the stage's own: everything it writes lies there. A stage started again after an interruption finds
+    what it had written and goes on from it; after a success the folder is renamed into its published place.
+    With ``world_size`` > 1 every process gets the same folder and rank 0 writes.
+    """
+
+    recipe: str
+    stage: str
+    folder: Path
+    inputs: Mapping[str, Path] = Factory(dict)
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    report: Callable[[Mapping[str, Any]], None] = lambda event: None
+
+    def input(self, ref: StageRef, what: str = MODEL_FOLDER) -> Path:
+        """The folder ``what`` in the artifact that ``ref`` names (or its checkpoint, for ``stage@checkpoint``).
+
+        Raises:
+            StageError: when the artifact has no such folder.
+        """
+        root = self.inputs[ref.stage]
+        path = root / CHECKPOINTS_FOLDER / ref.checkpoint / what if ref.checkpoint else root / what
+        if not path.exists():
+            raise StageError(f"stage '{ref.stage}' published no '{path.relative_to(root)}' ({root})")
+        return path
+
+    def progress(self, step: int, steps: int, **metrics: float) -> None:
+        """Report that ``step`` of ``steps`` is done, with its metrics (loss, learning rate, tokens per second)."""
+        if self.rank == 0:
+            self.report({"step": step, "steps": steps, **metrics})
+
+    def say(self, message: str) -> None:
+        """Report a sentence about what the stage is doing or has found, for the terminal and the log."""
+        if self.rank == 0:
+            self.report({"message": message})

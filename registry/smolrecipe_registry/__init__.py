@@ -1,0 +1,1 @@
+"""Who offers what: finding plugins, collecting what they offer, running one of them alone."""

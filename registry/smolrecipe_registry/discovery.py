@@ -1,0 +1,184 @@
+"""Finding plugins and collecting what they offer.
+
+A plugin that fails to import, or whose hooks fail, is set aside with its traceback: it never takes the command line
+down.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import traceback
+from collections.abc import Collection, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from attrs import Factory, define
+
+from smolrecipe import hookspecs
+from smolrecipe.catalog import Catalog, Provider, near_miss
+from smolrecipe.components import Component
+from smolrecipe.errors import RecipeError
+from smolrecipe.hookspecs import PROJECT
+
+GROUP = "smolrecipe"
+"""The entry-point group that plugins are found in."""
+
+RESTRICTION = "SMOLRECIPE_PLUGINS"
+"""Environment variable with the names of the only plugins to load, separated by commas."""
+
+_CATALOG_HOOKS = (
+    "smolrecipe_stages",
+    "smolrecipe_model_components",
+    "smolrecipe_optimizers",
+    "smolrecipe_schedules",
+    "smolrecipe_losses",
+    "smolrecipe_sources",
+    "smolrecipe_packers",
+    "smolrecipe_trackers",
+    "smolrecipe_launchers",
+)
+
+
+@define(kw_only=True)
+class FoundPlugin:
+    """A plugin that is installed: who ships it and, where it was set aside, why."""
+
+    name: str
+    target: str
+    distribution: str = ""
+    version: str = ""
+    error: str = ""
+    """One line that says what failed, empty for a plugin that works."""
+    traceback: str = ""
+
+
+@define(kw_only=True)
+class Registry:
+    """All loaded plugins: their hooks, and the catalog of what they offer."""
+
+    manager: pluggy.PluginManager
+    catalog: Catalog = Factory(Catalog)
+    plugins: dict[str, FoundPlugin] = Factory(dict)
+
+
+def restriction_from_environment() -> tuple[str, ...] | None:
+    """The names in ``SMOLRECIPE_PLUGINS``, or ``None`` where it is not set and all plugins are loaded."""
+    names = os.environ.get(RESTRICTION)
+    return None if names is None else tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def load_registry(only: Collection[str] | None = None, extra: Iterable[tuple[str, Any]] = ()) -> Registry:
+    """Load every installed plugin and collect what they offer.
+
+    Args:
+        only: names of the only plugins to load; ``None`` loads all.
+        extra: further (name, plugin object) pairs that no entry point names, for tests and notebooks.
+
+    Raises:
+        RecipeError: when ``only`` names a plugin that is not installed.
+    """
+    registry = Registry(manager=pluggy.PluginManager(PROJECT))
+    registry.manager.add_hookspecs(hookspecs)
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    _refuse_unknown(only, installed)
+    for name in sorted(installed):
+        if only is None or name in only:
+            _load(registry, installed[name])
+    for name, plugin in extra:
+        registry.plugins[name] = FoundPlugin(name=name, target=getattr(plugin, "__name__", repr(plugin)))
+        _register(registry, name, plugin)
+    registry.catalog.set_aside.update({name: found.error for name, found in registry.plugins.items() if found.error})
+    return registry
+
+
+def source_hash(plugin: Any) -> str:
+    """A hash of the plugin's source files, so that a changed plugin gives its stages new digests.
+
+    Every file of a package counts, its templates and data too; a single module counts alone.
+    """
+    file = getattr(plugin, "__file__", None)
+    if not isinstance(plugin, ModuleType) or file is None:
+        return ""
+    root = Path(file)
+    package = root.name == "__init__.py"
+    files = sorted(root.parent.rglob("*")) if package else [root]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
+            digest.update(str(path.relative_to(root.parent)).encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _refuse_unknown(only: Collection[str] | None, installed: Collection[str]) -> None:
+    unknown = [name for name in only or () if name not in installed]
+    if unknown:
+        raise RecipeError(
+            f"no plugin '{name}' is installed{near_miss(name, installed) or '; installed: ' + ', '.join(sorted(installed))}"
+            for name in unknown
+        )
+
+
+def _load(registry: Registry, entry: EntryPoint) -> None:
+    found = FoundPlugin(name=entry.name, target=entry.value)
+    if entry.dist is not None:
+        found.distribution, found.version = entry.dist.name, entry.dist.version
+    registry.plugins[entry.name] = found
+    try:
+        plugin = entry.load()
+    except Exception as error:
+        _set_aside(found, error)
+        return
+    _register(registry, entry.name, plugin)
+
+
+def _register(registry: Registry, name: str, plugin: Any) -> None:
+    """Register the plugin's hooks and enter what it offers, or set it aside."""
+    found = registry.plugins[name]
+    try:
+        registry.manager.register(plugin, name=name)
+        _refuse_unknown_hooks(plugin)
+        offers = _offers(registry.manager, name)
+    except Exception as error:
+        if registry.manager.has_plugin(name):
+            registry.manager.unregister(name=name)
+        _set_aside(found, error)
+        return
+    provider = Provider(
+        plugin=name,
+        distribution=found.distribution,
+        version=found.version,
+        hash_source=functools.cache(lambda: source_hash(plugin)),
+    )
+    for component in offers:
+        registry.catalog.add(component, provider)
+
+
+def _refuse_unknown_hooks(plugin: Any) -> None:
+    known = [name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")]
+    for name, value in list(vars(plugin).items()) if hasattr(plugin, "__dict__") else ():
+        if hasattr(value, f"{PROJECT}_impl") and name not in known:
+            raise TypeError(f"implements the hook '{name}', which does not exist{near_miss(name, known)}")
+
+
+def _offers(manager: pluggy.PluginManager, name: str) -> list[Component]:
+    components: list[Component] = []
+    for hook_name in _CATALOG_HOOKS:
+        for implementation in getattr(manager.hook, hook_name).get_hookimpls():
+            if implementation.plugin_name != name:
+                continue
+            for component in implementation.function():
+                if not isinstance(component, Component):
+                    raise TypeError(f"{hook_name} returned {component!r}, which is no descriptor")
+                components.append(component)
+    return components
+
+
+def _set_aside(found: FoundPlugin, error: Exception) -> None:
+    found.error = f"{type(error).__name__}: {error}".splitlines()[0]
+    found.traceback = "".join(traceback.format_exception(error))
