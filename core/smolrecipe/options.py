@@ -15,15 +15,14 @@ A trailing underscore is dropped in YAML (``from_`` is written ``from``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 from attrs import frozen
 
-if TYPE_CHECKING:
-    from smolrecipe.components import Component, ModelComponent
+from smolrecipe.components import Component, ModelComponent
 
-C_co = TypeVar("C_co", bound="Component", covariant=True)
+C_co = TypeVar("C_co", bound=Component, covariant=True)
 
 
 def option(

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
-from cattrs import Converter, IterableValidationError, IterableValidationNote
+from cattrs import ClassValidationError, Converter, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
-from smolrecipe.catalog import Catalog, UnknownComponentError, near_miss
+from smolrecipe.catalog import Catalog, near_miss
 from smolrecipe.components import KINDS, Component, ModelComponent
 from smolrecipe.options import Model, StageRef, Use, yaml_key
 from smolrecipe.recipe.nodes import PlacedText
+
+
+OWNER = "smolrecipe_owner"
+"""Attribute of a validation error that names the component whose options it is about."""
 
 
 class WrongValueError(ValueError):
@@ -201,12 +205,13 @@ def _use(type_: Any, catalog: Catalog, converter: Converter) -> Callable[[Any, A
         name = value.get("use")
         if not isinstance(name, str):
             raise WrongValueError(f"lacks 'use: <{KINDS[kind]}>'; known: {', '.join(catalog.names(kind)) or 'none'}")
-        try:
-            component = catalog.get(kind, name)
-        except UnknownComponentError as error:
-            raise WrongValueError(str(error)) from None
+        component = catalog.get(kind, name)
         rest = {key: item for key, item in value.items() if key != "use"}
-        return Use(component, converter.structure(rest, component.options))
+        try:
+            return Use(component, converter.structure(rest, component.options))
+        except ClassValidationError as error:
+            error.__dict__[OWNER] = f"{KINDS[kind]} '{name}'"
+            raise
 
     return structure
 

@@ -14,9 +14,10 @@ from cattrs import (
     IterableValidationNote,
 )
 
-from smolrecipe.catalog import near_miss
+from smolrecipe.catalog import UnknownComponentError, near_miss
 from smolrecipe.errors import Place, Problem
-from smolrecipe.options import yaml_key, walk
+from smolrecipe.options import walk, yaml_key
+from smolrecipe.recipe.converter import OWNER
 from smolrecipe.recipe.nodes import Path_
 
 FindPlace = Callable[[Path_], Place]
@@ -28,9 +29,13 @@ def structuring_problems(error: Exception, path: Path_, owner: str, place: FindP
     ``owner`` names the value in messages ("stage kind 'sft'"); ``place`` finds where a path was written.
     """
     if isinstance(error, (ClassValidationError, IterableValidationError)):
+        owner = getattr(error, OWNER, owner)
         for child in error.exceptions:
             if isinstance(child, Exception):
                 yield from structuring_problems(child, (*path, *_step(child)), owner, place)
+        return
+    if isinstance(error, UnknownComponentError):
+        yield Problem(str(error), place((*path, "use")))
         return
     cause = error.args[0] if error.args else ""
     if isinstance(error, ForbiddenExtraKeysError):

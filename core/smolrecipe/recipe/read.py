@@ -119,7 +119,7 @@ class _Reader:
                 self.problem("a key must be plain text", key_node)
                 continue
             key = str(key_node.value)
-            if key == "<<" and key_node.style is None:
+            if key == "<<" and not key_node.style:
                 self.problem("merge keys ('<<') are not supported: use 'extends:'", key_node)
                 continue
             if key in children:
@@ -131,7 +131,7 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode) -> Scalar:
         text = str(node.value)
-        if node.style is not None:
+        if node.style:
             return text
         if text in _WORDS:
             return _WORDS[text]
