@@ -12,7 +12,6 @@ from smolrecipe import __version__
 from smolrecipe.cli import inspect_commands, plugins_command, run_command, stage_command
 from smolrecipe.cli.session import Session, split_names
 from smolrecipe.errors import RecipeError, UserError
-from smolrecipe.running.runner import Interrupted
 from smolrecipe_registry.discovery import RESTRICTION, restriction_from_environment
 
 _INTERRUPTED = 130
@@ -57,10 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         _print_error(error)
         sys.exit(error.exit_code)
-    except Interrupted as interrupted:
-        after = f" after step {interrupted.step}" if interrupted.step is not None else ""
-        _say(f"\ninterrupted in stage '{interrupted.stage}'{after}: the same command goes on from its last checkpoint")
-        sys.exit(_INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
         _say("\ninterrupted")
         sys.exit(_INTERRUPTED)
@@ -70,12 +65,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _add_plugin_commands() -> None:
-    """Let plugins add commands. What fails here fails again, and is reported, when a command asks for the plugins."""
+    """Let plugins add commands. A plugin whose hook fails is reported and adds none."""
     try:
-        registry = Session(restriction_from_environment()).registry
+        hook = Session(restriction_from_environment()).registry.manager.hook.smolrecipe_commands
     except UserError:
-        return
-    registry.manager.hook.smolrecipe_commands(cli=cli)
+        return  # the command that asks for the plugins reports it
+    for implementation in hook.get_hookimpls():
+        try:
+            implementation.function(cli)
+        except Exception as error:
+            _say(f"plugin '{implementation.plugin_name}' could not add its commands: {type(error).__name__}: {error}")
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -89,6 +88,8 @@ def _print_error(error: UserError) -> None:
             _say(f"{prefix}{problem}")
         if len(error.problems) > 1:
             _say(f"{len(error.problems)} problems")
+    elif error.exit_code == _INTERRUPTED:
+        _say(str(error))
     else:
         _say(f"error: {error}")
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from attrs import define, frozen
 
 from smolrecipe.catalog import Catalog
-from smolrecipe.errors import StageError
+from smolrecipe.errors import StageError, UserError
 from smolrecipe.options import Use, walk
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.converter import unstructure
@@ -42,13 +42,14 @@ class RunView(Protocol):
         """The stage is published."""
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818 -- it is a request, not an error
+class InterruptedRunError(UserError):
     """The run was stopped from outside while a stage was running."""
 
+    exit_code = 130
+
     def __init__(self, stage: str, step: int | None) -> None:
-        super().__init__(stage)
-        self.stage = stage
-        self.step = step
+        after = f" after step {step}" if step is not None else ""
+        super().__init__(f"interrupted in stage '{stage}'{after}: the same command goes on from its last checkpoint")
 
 
 @frozen(kw_only=True)
@@ -75,7 +76,7 @@ class Runner:
 
         Raises:
             StageError: when a stage fails; what ran before it stays published.
-            Interrupted: on Ctrl-C; the same plan goes on from there.
+            InterruptedRunError: on Ctrl-C; the same plan goes on from there.
         """
         outcomes = []
         for stage in self.plan.stages:
@@ -108,7 +109,7 @@ class Runner:
         try:
             code = run_processes(command, launcher.component.environment, folder / LOG_FILE, show_events)
         except KeyboardInterrupt:
-            raise Interrupted(stage.name, _last_step(metrics)) from None
+            raise InterruptedRunError(stage.name, _last_step(metrics)) from None
         if code != 0 or not (folder / RESULT_FILE).exists():
             raise _failure(stage, folder, code)
         result = json.loads((folder / RESULT_FILE).read_text())
