@@ -1,6 +1,6 @@
 """smolrecipe: whole language-model recipes from one file, every part of them a plugin.
 
-What a plugin needs is here: ``hookimpl``, the descriptors, and ``option``, ``Use`` and ``StageRef`` for options classes.
+What a plugin needs is here: ``hookimpl``, the descriptors, and ``option``, ``Use`` and ``StageRef`` for options.
 """
 
 from smolrecipe.components import (

@@ -76,9 +76,11 @@ class Catalog:
         known = self.names(kind)
         hint = near_miss(name, known) or f"; known: {', '.join(known) or 'none'}"
         if self.set_aside:
-            hint += " (set aside, see 'smolrecipe plugins': " + ", ".join(
-                f"{plugin}: {reason}" for plugin, reason in self.set_aside.items()
-            ) + ")"
+            hint += (
+                " (set aside, see 'smolrecipe plugins': "
+                + ", ".join(f"{plugin}: {reason}" for plugin, reason in self.set_aside.items())
+                + ")"
+            )
         raise UnknownComponentError(f"unknown {label} '{name}'{hint}")
 
     def provider(self, component: Component) -> Provider:

@@ -115,7 +115,7 @@ class Optimizer(Component):
 
 @frozen(kw_only=True)
 class Schedule(Component):
-    """A learning-rate schedule: ``factor(options, step, steps)`` multiplies the peak rate in step ``step`` of ``steps``.
+    """A learning-rate schedule: ``factor(options, step, steps)`` multiplies the peak rate in a step.
 
     Steps count from 1; ``step`` and ``steps`` count over a whole trajectory, which may span stages.
     """

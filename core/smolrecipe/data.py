@@ -14,10 +14,13 @@ TextRow = Mapping[str, Any]
 """``{"text": str}``."""
 
 ChatRow = Mapping[str, Any]
-"""``{"messages": [{"role": ..., "content": str}, ...], "chat_template_kwargs": {...}}``; the second key is optional."""
+"""``{"messages": [{"role", "content"}, ...], "chat_template_kwargs": {...}}``; the second key is optional."""
 
 PreferenceRow = Mapping[str, Any]
-"""``{"prompt": [message, ...], "chosen": [message, ...], "rejected": [message, ...], "chat_template_kwargs": {...}}``."""
+"""``{"prompt": [message, ...], "chosen": [...], "rejected": [...], "chat_template_kwargs": {...}}``."""
+
+ProblemRow = Mapping[str, Any]
+"""``{"messages": [message, ...], "chat_template_kwargs": {...}, "answer": str}``: a prompt and its answer."""
 
 
 @frozen
@@ -31,6 +34,8 @@ class TokenRow:
 
     tokens: numpy.ndarray
     positions: numpy.ndarray
+    last_starts_document: bool = False
+    """Whether the last token, which is only ever a label and so has no position, is the first of a document."""
 
 
 class TokenRows(Protocol):
@@ -40,7 +45,9 @@ class TokenRows(Protocol):
     the number of samples it has consumed, and resuming is exact at any data-parallel degree.
     """
 
-    def row(self, sample: int) -> TokenRow: ...
+    def row(self, sample: int) -> TokenRow:
+        """The sample with that global number, counted from 0."""
+        ...
 
     def held_out(self, rows: int) -> list[TokenRow]:
         """Up to ``rows`` samples in the mixture's proportions that no ``row`` ever returns."""

@@ -50,9 +50,7 @@ class RecipeError(UserError):
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem | str]) -> None:
-        self.problems = tuple(
-            problem if isinstance(problem, Problem) else Problem(problem) for problem in problems
-        )
+        self.problems = tuple(problem if isinstance(problem, Problem) else Problem(problem) for problem in problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -72,6 +72,7 @@ class Use(Generic[C_co]):
 
     @property
     def name(self) -> str:
+        """What the recipe wrote after ``use:``."""
         return self.component.name
 
 
@@ -90,6 +91,7 @@ class StageRef:
 
     @classmethod
     def parse(cls, text: str) -> StageRef:
+        """The reference that a recipe writes as ``stage`` or ``stage@checkpoint``."""
         stage, _, checkpoint = text.partition("@")
         return cls(stage, checkpoint)
 
@@ -110,7 +112,9 @@ def yaml_key(field_name: str) -> str:
     return field_name.rstrip("_")
 
 
-def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any, Mapping[str, Any]]]:
+def walk(
+    value: Any, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Any, Mapping[str, Any]]]:
     """Yield (path, value, field metadata) of a structured value and of all that lies in it, parents first.
 
     Paths are written as in YAML: a ``Use`` and a ``Model`` add no level of their own.

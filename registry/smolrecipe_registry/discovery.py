@@ -117,11 +117,9 @@ def source_hash(plugin: Any) -> str:
 
 def _refuse_unknown(only: Collection[str] | None, installed: Collection[str]) -> None:
     unknown = [name for name in only or () if name not in installed]
+    known = f"; installed: {', '.join(sorted(installed))}"
     if unknown:
-        raise RecipeError(
-            f"no plugin '{name}' is installed{near_miss(name, installed) or '; installed: ' + ', '.join(sorted(installed))}"
-            for name in unknown
-        )
+        raise RecipeError(f"no plugin '{name}' is installed{near_miss(name, installed) or known}" for name in unknown)
 
 
 def _load(registry: Registry, entry: EntryPoint) -> None:

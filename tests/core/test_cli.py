@@ -27,7 +27,10 @@ class TestWithTheToyPlugin:
         assert f"{recipe}:5:3: duplicate key 'one', first given on line 4" in duplicate.stderr
         recipe = write_recipe(HEAD + "stages:\n  one: {use: count, too: 3}\n")
         result = smolrecipe("run", recipe, check=2)
-        assert f"{recipe}:4:21: unknown key 'too' in 'stages.one' (stage kind 'count'); did you mean 'to'?" in result.stderr
+        assert (
+            f"{recipe}:4:21: unknown key 'too' in 'stages.one' (stage kind 'count'); did you mean 'to'?"
+            in result.stderr
+        )
         assert "lacks the required key 'to'" in result.stderr and "2 problems" in result.stderr
 
     def test_a_recipe_that_is_not_there(self, smolrecipe: Run) -> None:
@@ -67,7 +70,9 @@ class TestWithTheToyPlugin:
 
     def test_plugins_lists_what_is_on_offer(self, smolrecipe: Run) -> None:
         (listing,) = json.loads(smolrecipe("plugins", "--json", check=0).stdout)
-        assert listing["plugin"] == "toy" and {"kind": "loss", "name": "toy_loss", "summary": "loss"} in listing["offers"]
+        assert (
+            listing["plugin"] == "toy" and {"kind": "loss", "name": "toy_loss", "summary": "loss"} in listing["offers"]
+        )
         assert "toy_loss" in smolrecipe("plugins", check=0).stdout
 
     def test_an_unknown_plugin_is_refused_by_name(self, smolrecipe: Run) -> None:

@@ -67,7 +67,7 @@ def test_set_overrides_and_is_its_own_origin(write_recipe: Write) -> None:
 
 @pytest.mark.parametrize("setting", ["steps", "=3", "a..b=3", ".a=3"])
 def test_a_malformed_setting_is_refused(write_recipe: Write, setting: str) -> None:
-    with pytest.raises(RecipeError, match="key.subkey=value"):
+    with pytest.raises(RecipeError, match=r"key\.subkey=value"):
         compose(write_recipe("a: 1\n"), [setting])
 
 

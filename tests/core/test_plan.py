@@ -30,7 +30,9 @@ def registry(toy_plugin: None) -> Registry:
 def plan(write_recipe: Write, registry: Registry) -> Callable[..., Plan]:
     def plan(text: str, *settings: str, name: str = "recipe.yaml") -> Plan:
         path = write_recipe(HEAD + text, name)
-        return make_plan(structure(compose(path, settings), path, registry.catalog), registry.catalog, registry.manager.hook)
+        return make_plan(
+            structure(compose(path, settings), path, registry.catalog), registry.catalog, registry.manager.hook
+        )
 
     return plan
 
@@ -47,7 +49,8 @@ def problems(plan: Callable[..., Plan], tmp_path: Path) -> Callable[..., list[st
 
 def test_parents_come_first_and_the_recipes_order_decides_the_rest(plan: Callable[..., Plan]) -> None:
     planned = plan(
-        "stages:\n  last: {use: count, to: 1, from: first}\n  first: {use: count, to: 1}\n  other: {use: count, to: 1}\n"
+        "stages:\n  last: {use: count, to: 1, from: first}\n"
+        "  first: {use: count, to: 1}\n  other: {use: count, to: 1}\n"
     )
     assert [stage.name for stage in planned.stages] == ["first", "last", "other"]
     assert planned.by_name["last"].parents == ("first",)

@@ -29,7 +29,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_publishes_whole_artifacts_and_a_second_run_skips_them(write_recipe: Write, smolrecipe: Run, tmp_path: Path) -> None:
+def test_a_run_publishes_whole_artifacts_and_a_second_run_skips_them(
+    write_recipe: Write, smolrecipe: Run, tmp_path: Path
+) -> None:
     recipe = write_recipe(HEAD + "stages:\n  one: {use: count, to: 3}\n  two: {use: count, to: 2, from: one}\n")
     first = json.loads(smolrecipe("run", recipe, "--json", check=0).stdout)
     assert [stage["ran"] for stage in first["stages"]] == [True, True]
@@ -37,10 +39,16 @@ def test_a_run_publishes_whole_artifacts_and_a_second_run_skips_them(write_recip
     assert json.loads((folder / "number.json").read_text()) == 5
     record = json.loads((folder / "stage.json").read_text())
     assert record["options"]["from"] == "one" and record["plugins"]["toy"]["version"] == "1.0"
-    assert record["parents"] == {"one": json.loads((tmp_path / first["stages"][0]["folder"] / "stage.json").read_text())["digest"]}
+    assert record["parents"] == {
+        "one": json.loads((tmp_path / first["stages"][0]["folder"] / "stage.json").read_text())["digest"]
+    }
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {*manifest, "manifest.json"} == {"number.json", "stage.json", "metrics.jsonl", "log.txt", "manifest.json"}
+    assert (
+        files
+        == {*manifest, "manifest.json"}
+        == {"number.json", "stage.json", "metrics.jsonl", "log.txt", "manifest.json"}
+    )
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     second = json.loads(smolrecipe("run", recipe, "--json", check=0).stdout)
     assert [stage["ran"] for stage in second["stages"]] == [False, False]
@@ -58,8 +66,12 @@ def test_only_what_changed_runs_again(write_recipe: Write, smolrecipe: Run) -> N
     assert [stage["ran"] for stage in again["stages"]] == [False, True]
 
 
-def test_a_refusing_stage_says_its_sentence_and_keeps_what_was_published(write_recipe: Write, smolrecipe: Run, tmp_path: Path) -> None:
-    recipe = write_recipe(HEAD + "stages:\n  one: {use: count, to: 3}\n  two: {use: count, to: 1, from: one, behave: refuse}\n")
+def test_a_refusing_stage_says_its_sentence_and_keeps_what_was_published(
+    write_recipe: Write, smolrecipe: Run, tmp_path: Path
+) -> None:
+    recipe = write_recipe(
+        HEAD + "stages:\n  one: {use: count, to: 3}\n  two: {use: count, to: 1, from: one, behave: refuse}\n"
+    )
     result = smolrecipe("run", recipe, check=1)
     assert "error: stage 'two': this stage refuses: set behave to 'well'" in result.stderr
     assert any(path.name.startswith("one-") for path in (tmp_path / "runs/toy").iterdir())
@@ -75,7 +87,11 @@ def test_a_crash_points_at_the_log_without_a_traceback(write_recipe: Write, smol
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_resumed_where_it_stopped(
-    write_recipe: Write, smolrecipe: Run, start_smolrecipe: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: int
+    write_recipe: Write,
+    smolrecipe: Run,
+    start_smolrecipe: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    number: int,
 ) -> None:
     recipe = write_recipe(HEAD + "stages:\n  one: {use: count, to: 8, seconds: 0.4}\n")
     process = start_smolrecipe(["run", recipe])

@@ -140,7 +140,8 @@ def test_the_recipes_model_lies_under_each_stages_own(load: Callable[..., Recipe
 
 def test_plain_data_structures_to_the_same_value_again(load: Callable[..., Recipe], registry: Registry) -> None:
     recipe = load(
-        "stages:\n  one: {use: count, to: 3, data: {w: {use: words, file: x.txt}}, schedule: {use: ramp}, from: two@x}\n"
+        "stages:\n  one: {use: count, to: 3, data: {w: {use: words, file: x.txt}}, "
+        "schedule: {use: ramp}, from: two@x}\n"
         "  two: {use: build, model: {m: {use: layers, count: 5}}}\n"
     )
     converter = make_converter(registry.catalog)

@@ -58,7 +58,10 @@ def test_a_plugin_that_does_not_import_is_set_aside(tmp_path: Path, monkeypatch:
         ("import smolrecipe\n@smolrecipe.hookimpl\ndef smolrecipe_losses():\n    raise KeyError('x')\n", "KeyError"),
         ("import smolrecipe\n@smolrecipe.hookimpl\ndef smolrecipe_losses():\n    return [3]\n", "no descriptor"),
         ("import smolrecipe\n@smolrecipe.hookimpl\ndef smolrecipe_loses():\n    return []\n", "did you mean"),
-        ("import smolrecipe\n@smolrecipe.hookimpl\ndef smolrecipe_losses(x):\n    return []\n", "PluginValidationError"),
+        (
+            "import smolrecipe\n@smolrecipe.hookimpl\ndef smolrecipe_losses(x):\n    return []\n",
+            "PluginValidationError",
+        ),
     ],
 )
 def test_a_plugin_with_wrong_hooks_is_set_aside(

@@ -59,7 +59,14 @@ def plan(session: Session, recipe: str, settings: tuple[str, ...], runs: Path, a
         click.echo(json.dumps({"recipe": planned.recipe.name, "stages": listing}, indent=2))
         return
     rows = [
-        (stage.name, stage.use.name, ", ".join(stage.parents), _devices(stage), stage.digest[:12], _status(store, stage))
+        (
+            stage.name,
+            stage.use.name,
+            ", ".join(stage.parents),
+            _devices(stage),
+            stage.digest[:12],
+            _status(store, stage),
+        )
         for stage in planned.stages
     ]
     print_table(("stage", "kind", "consumes", "runs on", "digest", "status"), rows, title=planned.recipe.name)
@@ -77,7 +84,9 @@ def show(session: Session, recipe: str, settings: tuple[str, ...], resolved: boo
     structured = session.recipe(recipe, settings)
     values = {path: (value, origin) for path, value, origin in _values(structured) if resolved or origin != "default"}
     if as_json:
-        flat = {".".join(map(str, path)): {"value": value, "origin": origin} for path, (value, origin) in values.items()}
+        flat = {
+            ".".join(map(str, path)): {"value": value, "origin": origin} for path, (value, origin) in values.items()
+        }
         click.echo(json.dumps(flat, indent=2, ensure_ascii=False))
         return
     lines = list(_yaml_lines(values))

@@ -11,9 +11,7 @@ from smolrecipe.running.runner import Outcome
 
 def measures_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Every measure of every stage, with the stage's name."""
-    return [
-        {"stage": outcome.stage.name, **measure} for outcome in outcomes for measure in outcome.record["measures"]
-    ]
+    return [{"stage": outcome.stage.name, **measure} for outcome in outcomes for measure in outcome.record["measures"]]
 
 
 def print_measures(measures: Sequence[Mapping[str, Any]]) -> None:

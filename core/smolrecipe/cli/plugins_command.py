@@ -29,7 +29,9 @@ def plugins(session: Session, as_json: bool, show_traceback: bool) -> None:
                 "distribution": found.distribution,
                 "version": found.version,
                 "error": found.error or None,
-                "offers": [{"kind": kind, "name": name, "summary": summary} for kind, name, summary in offers[found.name]],
+                "offers": [
+                    {"kind": kind, "name": name, "summary": summary} for kind, name, summary in offers[found.name]
+                ],
             }
             for found in registry.plugins.values()
         ]

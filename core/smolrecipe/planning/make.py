@@ -52,7 +52,7 @@ def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
 
 def missing_modules(plan: Plan) -> list[Problem]:
     """A problem for each component that runs on a package which is not installed here."""
-    problems = {}
+    problems: dict[str, Problem] = {}
     for path, use in _all_uses(plan.recipe):
         missing = [module for module in use.component.requires if importlib.util.find_spec(module) is None]
         if missing:
@@ -61,7 +61,9 @@ def missing_modules(plan: Plan) -> list[Problem]:
             label = f"{KINDS[type(use.component)]} '{use.name}'"
             problems.setdefault(
                 label,
-                Problem(f"{label} needs {', '.join(missing)}, which is not installed: {remedy}", plan.recipe.place(path)),
+                Problem(
+                    f"{label} needs {', '.join(missing)}, which is not installed: {remedy}", plan.recipe.place(path)
+                ),
             )
     return list(problems.values())
 
@@ -80,7 +82,9 @@ def _unknown_stages(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -
             if wanted not in recipe.stages:
                 others = [other for other in recipe.stages if other != name]
                 hint = near_miss(wanted, others) or f"; stages: {', '.join(others)}"
-                yield Problem(f"stage '{name}' refers to '{wanted}', which is no stage{hint}", recipe.place(reference.path))
+                yield Problem(
+                    f"stage '{name}' refers to '{wanted}', which is no stage{hint}", recipe.place(reference.path)
+                )
 
 
 def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[str]:
@@ -127,7 +131,9 @@ def _unproduced(
                 continue
             if checkpoint and produces[wanted].get(needs) is True:
                 known = [what.partition("@")[2] for what in produces[wanted] if what.startswith(f"{needs}@")]
-                message = f"'{wanted}' publishes no checkpoint '{checkpoint}'; it publishes: {', '.join(known) or 'none'}"
+                message = (
+                    f"'{wanted}' publishes no checkpoint '{checkpoint}'; it publishes: {', '.join(known) or 'none'}"
+                )
                 yield Problem(message, recipe.place(reference.path))
                 continue
             kind = recipe.stages[wanted].component.name

@@ -56,7 +56,9 @@ def _file(reference: Node) -> Path:
         raise RecipeError([Problem("'extends' names a file, or a list of files", reference.place)])
     path = reference.place.folder / reference.value
     if not path.is_file():
-        raise RecipeError([Problem(f"'extends' names '{reference.value}', but there is no file {path}", reference.place)])
+        raise RecipeError(
+            [Problem(f"'extends' names '{reference.value}', but there is no file {path}", reference.place)]
+        )
     return path
 
 

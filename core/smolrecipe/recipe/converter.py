@@ -1,7 +1,7 @@
 """The cattrs converter: plain recipe data to options classes, strictly, and back.
 
-cattrs alone turns ``'false'`` into ``True``, ``1.5`` into ``1`` and ``'abc'`` into a tuple. Here a value has the type its
-option declares or it is refused; the only widening is from a whole number to a float.
+cattrs alone turns ``'false'`` into ``True``, ``1.5`` into ``1`` and ``'abc'`` into a tuple. Here a value has the type
+that its option declares or it is refused; the only widening is from a whole number to a float.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from smolrecipe.components import KINDS, Component, ModelComponent
 from smolrecipe.options import Model, StageRef, Use, yaml_key
 from smolrecipe.recipe.nodes import PlacedText
 
-
 OWNER = "smolrecipe_owner"
 """Attribute of a validation error that names the component whose options it is about."""
+
+
+_SEQUENCES: tuple[Any, ...] = (list, tuple, Sequence)
+_MAPPINGS: tuple[Any, ...] = (dict, Mapping)
 
 
 class WrongValueError(ValueError):
@@ -58,10 +61,10 @@ def make_converter(catalog: Catalog) -> Converter:
     converter.register_structure_hook_factory(_is_literal, _literal)
     converter.register_structure_hook_factory(attrs.has, lambda cls: _options(cls, converter))
     converter.register_structure_hook_factory(
-        lambda type_: get_origin(type_) in (list, tuple, Sequence), lambda type_: _sequence(type_, converter)
+        lambda type_: get_origin(type_) in _SEQUENCES, lambda type_: _sequence(type_, converter)
     )
     converter.register_structure_hook_factory(
-        lambda type_: get_origin(type_) in (dict, Mapping), lambda type_: _mapping(type_, converter)
+        lambda type_: get_origin(type_) in _MAPPINGS, lambda type_: _mapping(type_, converter)
     )
     converter.register_structure_hook(Model, lambda value, _: _model(value, converter))
     converter.register_structure_hook_factory(_is_use, lambda type_: _use(type_, catalog, converter))
@@ -138,7 +141,7 @@ def _options(cls: type, converter: Converter) -> Callable[[Any, Any], Any]:
         for field in attrs.fields(cls)
         if yaml_key(field.name) != field.name
     }
-    generated = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
+    generated: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
 
     def structure(value: Any, type_: Any) -> Any:
         if not isinstance(value, dict):
@@ -158,7 +161,9 @@ def _sequence(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
         item_types = (item_type, *more) if fixed else (item_type,) * len(value)
         if len(item_types) != len(value):
             raise WrongValueError(f"must be a list of {len(item_types)}, not of {len(value)}")
-        pairs = [(index, item, item_type) for index, (item, item_type) in enumerate(zip(value, item_types, strict=True))]
+        pairs = [
+            (index, item, item_type) for index, (item, item_type) in enumerate(zip(value, item_types, strict=True))
+        ]
         items = _structure_each(pairs, type_, converter)
         return tuple(items) if origin is tuple else items
 
@@ -177,7 +182,7 @@ def _mapping(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     return structure
 
 
-def _structure_each(pairs: list[tuple[int | str, Any, Any]], type_: Any, converter: Converter) -> list[Any]:
+def _structure_each(pairs: Sequence[tuple[int | str, Any, Any]], type_: Any, converter: Converter) -> list[Any]:
     """Structure every item and report what is wrong with all of them, as cattrs does for containers."""
     items, errors = [], []
     for index, item, item_type in pairs:
@@ -217,7 +222,7 @@ def _use(type_: Any, catalog: Catalog, converter: Converter) -> Callable[[Any, A
 
 
 def _model(value: Any, converter: Converter) -> Model:
-    return Model(converter.structure(value, Mapping[str, Use[ModelComponent]]))
+    return Model(converter.structure(value, dict[str, Use[ModelComponent]]))
 
 
 def unstructure(

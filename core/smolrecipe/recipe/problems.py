@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from smolrecipe.recipe.nodes import Path_
 
 FindPlace = Callable[[Path_], Place]
 
+_BOUNDS = {"at_least": operator.ge, "more_than": operator.gt, "at_most": operator.le}
+
 
 def structuring_problems(error: Exception, path: Path_, owner: str, place: FindPlace) -> Iterator[Problem]:
     """Each problem in an exception that structuring the value at ``path`` raised.
@@ -39,7 +42,8 @@ def structuring_problems(error: Exception, path: Path_, owner: str, place: FindP
         return
     cause = error.args[0] if error.args else ""
     if isinstance(error, ForbiddenExtraKeysError):
-        known = [yaml_key(field.name) for field in attrs.fields(error.cl)]
+        cls: Any = error.cl
+        known = [yaml_key(field.name) for field in attrs.fields(cls)]
         for key in sorted(error.extra_fields):
             hint = near_miss(key, known) or f"; known: {', '.join(known) or 'none'}"
             yield Problem(f"unknown key '{key}' in {_where(path, owner)}{hint}", place((*path, key)))
@@ -57,13 +61,10 @@ def bound_problems(value: Any, path: Path_, place: FindPlace) -> Iterator[Proble
     for item_path, item, metadata in walk(value, path):
         if not isinstance(item, (int, float)) or isinstance(item, bool):
             continue
-        for bound, fails, words in (
-            ("at_least", lambda limit: item < limit, "at least"),
-            ("more_than", lambda limit: item <= limit, "more than"),
-            ("at_most", lambda limit: item > limit, "at most"),
-        ):
+        for bound, holds in _BOUNDS.items():
             limit = metadata.get(bound)
-            if limit is not None and fails(limit):
+            if limit is not None and not holds(item, limit):
+                words = bound.replace("_", " ")
                 yield Problem(f"'{item_path[-1]}' must be {words} {limit:g}, not {item}", place(item_path))
 
 

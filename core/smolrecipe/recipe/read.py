@@ -109,6 +109,8 @@ class _Reader:
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode):
             return Node([self.node(child, depth + 1) for child in node.value], place)
+        assert isinstance(node, yaml.ScalarNode)
+        assert isinstance(node, yaml.ScalarNode)
         return Node(self.scalar(node), place)
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> Node:

@@ -60,14 +60,17 @@ class _Structurer:
             places=self.places,
         )
         if self.problems:
-            raise RecipeError(sorted(set(self.problems), key=_reading_order))
+            in_reading_order: list[Problem] = sorted(set(self.problems), key=_reading_order)
+            raise RecipeError(in_reading_order)
         return recipe
 
     def stages(self, value: dict[str, Any]) -> dict[str, Use[StageKind]]:
         stages = value.get("stages")
         if not isinstance(stages, dict) or not stages:
             found = "" if stages is None else f", not {describe(stages)}"
-            self.problems.append(Problem(f"'stages' must map at least one name to a stage{found}", self.place(("stages",))))
+            self.problems.append(
+                Problem(f"'stages' must map at least one name to a stage{found}", self.place(("stages",)))
+            )
             return {}
         structured = {}
         for name, stage in stages.items():
@@ -82,7 +85,9 @@ class _Structurer:
     def trackers(self, value: dict[str, Any]) -> tuple[Use[Tracker], ...]:
         trackers = value.get("trackers", [])
         if not isinstance(trackers, list):
-            self.problems.append(Problem(f"'trackers' must be a list, not {describe(trackers)}", self.place(("trackers",))))
+            self.problems.append(
+                Problem(f"'trackers' must be a list, not {describe(trackers)}", self.place(("trackers",)))
+            )
             return ()
         return tuple(self.use(item, Use[Tracker], ("trackers", index)) for index, item in enumerate(trackers))
 
@@ -121,7 +126,9 @@ class _Structurer:
                 with_model = {**stage.value, "model": model if own is None else merge(model, own)}
                 stage = Node(with_model, stage.place, {"model": model.place, **stage.key_places})
             merged[name] = stage
-        return Node({**node.value, "stages": Node(merged, stages.place, stages.key_places)}, node.place, node.key_places)
+        return Node(
+            {**node.value, "stages": Node(merged, stages.place, stages.key_places)}, node.place, node.key_places
+        )
 
     def takes_model(self, stage: Node) -> bool:
         assert isinstance(stage.value, dict)

@@ -21,7 +21,11 @@ def machine_problems(plan: Plan, stages: Iterable[PlannedStage]) -> list[Problem
     largest = max(lacking, key=lambda stage: stage.devices.processes)
     available = capacity.get(largest.devices.device, 0)
     memory = f" of {largest.devices.memory_gib:g} GiB" if largest.devices.memory_gib else ""
-    instead = f"; '{plan.recipe.try_instead}' is the same pipeline at a size for this machine" if plan.recipe.try_instead else ""
+    instead = (
+        f"; '{plan.recipe.try_instead}' is the same pipeline at a size for this machine"
+        if plan.recipe.try_instead
+        else ""
+    )
     return [
         Problem(
             f"stage '{largest.name}' asks for {largest.devices.processes} {_unit(largest.devices)}{memory}, "

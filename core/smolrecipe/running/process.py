@@ -17,7 +17,9 @@ GRACE_SECONDS = 15.0
 """How long an interrupted stage may take to end by itself before it is killed."""
 
 
-def run_processes(command: Sequence[str], environment: Mapping[str, str], log: Path, each_poll: Callable[[], None]) -> int:
+def run_processes(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, each_poll: Callable[[], None]
+) -> int:
     """Run the command in a process group of its own until it ends; call ``each_poll`` several times a second.
 
     An exception in this process (Ctrl-C above all) ends the whole group before it goes on.

@@ -134,7 +134,9 @@ class Runner:
 
     def _record(self, stage: PlannedStage, result: Mapping[str, Any], started: float) -> dict[str, Any]:
         components = [value for _, value, _ in walk(stage.use) if isinstance(value, Use)]
-        providers = {provider.plugin: provider for provider in (self.catalog.provider(use.component) for use in components)}
+        providers = {
+            provider.plugin: provider for provider in (self.catalog.provider(use.component) for use in components)
+        }
         return {
             "recipe": self.plan.recipe.name,
             "stage": stage.name,

@@ -1,0 +1,36 @@
+# The two commands a newcomer needs are `make run` and `make test`. Both install first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install run test check isolation clean
+
+install: $(INSTALLED)
+
+# The stamp is newer than pyproject.toml, so an installation is redone when dependencies or entry points change.
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(INSTALLED)
+
+run: $(INSTALLED)
+	$(BIN)/smolrecipe run recipes/smollm3-tiny.yaml
+
+test: $(INSTALLED)
+	$(BIN)/pytest tests --ignore tests/plugins
+	$(BIN)/python -m smolrecipe_registry.isolation --all -q
+
+# One plugin with nothing but the core and the registry: `make isolation PLUGIN=apo`.
+isolation: $(INSTALLED)
+	$(BIN)/python -m smolrecipe_registry.isolation $(or $(PLUGIN),--all) -q
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
