@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import Factory, frozen
+from attrs import frozen
 
 if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
@@ -174,11 +174,12 @@ class Launcher(Component):
     ``capacity(options)`` says what it can start at most, ``None`` for what it cannot know; ``command(options, devices,
     worker)`` returns the command line that runs ``worker`` (a Python module with its arguments) in that many
     processes, each with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set where there are several.
+    ``environment(options, devices)`` is laid over this process' own for that command.
     """
 
     capacity: Callable[[Any], Mapping[str, int] | None]
     command: Callable[[Any, Devices, Sequence[str]], Sequence[str]]
-    environment: Mapping[str, str] = Factory(dict)
+    environment: Callable[[Any, Devices], Mapping[str, str]] = lambda options, devices: {}
 
 
 KINDS: Mapping[type[Component], str] = {

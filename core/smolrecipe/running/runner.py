@@ -107,7 +107,8 @@ class Runner:
 
         started = time.time()
         try:
-            code = run_processes(command, launcher.component.environment, folder / LOG_FILE, show_events)
+            environment = launcher.component.environment(launcher.options, stage.devices)
+            code = run_processes(command, environment, folder / LOG_FILE, show_events)
         except KeyboardInterrupt:
             raise InterruptedRunError(stage.name, _last_step(metrics)) from None
         if code != 0 or not (folder / RESULT_FILE).exists():

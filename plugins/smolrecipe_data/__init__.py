@@ -1,0 +1,200 @@
+"""Data: sources, tokenizers, token files by datatrove, and mixtures of sources addressed by sample number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from smolrecipe import Artifact, Packer, Problem, Source, StageContext, StageKind, hookimpl
+from smolrecipe_data import checks, local_files
+from smolrecipe_data.options import (
+    MixtureOptions,
+    PretrainedTokenizerOptions,
+    TokenizeOptions,
+    TrainTokenizerOptions,
+)
+from smolrecipe_data.source_options import (
+    ArithmeticOptions,
+    FilesOptions,
+    HfDatasetOptions,
+    PythonCodeOptions,
+    PythonDocsOptions,
+)
+
+if TYPE_CHECKING:
+    from smolrecipe.data import TokenRows
+    from smolrecipe.planning.plan import Plan
+
+Rows = Iterable[Mapping[str, Any]]
+
+_SHAPES = {"text": "text", "think": "chat", "no_think": "chat", "preference": "preference", "problems": "problem"}
+
+
+def _read_hf_dataset(options: HfDatasetOptions) -> Rows:
+    from smolrecipe_data.hub import read
+
+    return read(options)
+
+
+def _read_files(options: FilesOptions) -> Rows:
+    from smolrecipe_data.read_files import read
+
+    return read(options)
+
+
+def _read_python_docs(options: PythonDocsOptions) -> Rows:
+    from smolrecipe_data.python_library import read_docs
+
+    return read_docs(options)
+
+
+def _read_python_code(options: PythonCodeOptions) -> Rows:
+    from smolrecipe_data.python_library import read_code
+
+    return read_code(options)
+
+
+def _read_arithmetic(options: ArithmeticOptions) -> Rows:
+    from smolrecipe_data.arithmetic import read
+
+    return read(options)
+
+
+def _train_tokenizer(options: TrainTokenizerOptions, context: StageContext) -> Artifact:
+    from smolrecipe_data.train_tokenizer import train_tokenizer
+
+    return train_tokenizer(options, context)
+
+
+def _pretrained_tokenizer(options: PretrainedTokenizerOptions, context: StageContext) -> Artifact:
+    from smolrecipe_data.pretrained_tokenizer import pretrained_tokenizer
+
+    return pretrained_tokenizer(options, context)
+
+
+def _tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
+    from smolrecipe_data.tokenizing import tokenize
+
+    return tokenize(options, context)
+
+
+def _open_mixture(
+    options: MixtureOptions, context: StageContext, sequence_length: int, seed: int, start: Mapping[str, int] | None
+) -> TokenRows:
+    from smolrecipe_data.mixture import open_mixture
+
+    return open_mixture(options, context, sequence_length, seed, start)
+
+
+@hookimpl
+def smolrecipe_sources() -> Iterable[Source]:
+    """Offer ``hf_dataset``, ``files``, ``python_docs``, ``python_code`` and ``arithmetic``."""
+    yield Source(
+        name="hf_dataset",
+        summary="a data set of the Hugging Face Hub",
+        source="datasets.load_dataset; fractions as in alignment-handbook",
+        options=HfDatasetOptions,
+        check=checks.check_hf_dataset,
+        requires=("datasets",),
+        extra="data",
+        read=_read_hf_dataset,
+        yields=lambda options: options.yields,
+    )
+    yield Source(
+        name="files",
+        summary="local Parquet, JSON lines or text files",
+        options=FilesOptions,
+        check=local_files.check,
+        requires=("pyarrow",),
+        extra="data",
+        read=_read_files,
+        yields=lambda options: options.yields,
+        fingerprint=local_files.fingerprint,
+    )
+    yield Source(
+        name="python_docs",
+        summary="prose about Python: its language reference, docstrings, READMEs of packages",
+        options=PythonDocsOptions,
+        check=checks.check_python_docs,
+        read=_read_python_docs,
+        yields=lambda options: "text",
+        fingerprint=checks.python_fingerprint,
+    )
+    yield Source(
+        name="python_code",
+        summary="the source files of Python's library",
+        options=PythonCodeOptions,
+        read=_read_python_code,
+        yields=lambda options: "text",
+        fingerprint=checks.python_fingerprint,
+    )
+    yield Source(
+        name="arithmetic",
+        summary="sums spelled out in six languages, for every training stage and for evaluation",
+        options=ArithmeticOptions,
+        check=checks.check_arithmetic,
+        requires=("num2words",),
+        extra="data",
+        read=_read_arithmetic,
+        yields=lambda options: _SHAPES[options.style],
+        fingerprint=checks.arithmetic_fingerprint,
+    )
+
+
+@hookimpl
+def smolrecipe_stages() -> Iterable[StageKind]:
+    """Offer ``train_tokenizer``, ``pretrained_tokenizer`` and ``tokenize``."""
+    yield StageKind(
+        name="train_tokenizer",
+        summary="learn a byte-level BPE tokenizer",
+        source="Llama 3's pre-tokenisation, SmolLM3's special tokens",
+        options=TrainTokenizerOptions,
+        check=checks.check_train_tokenizer,
+        requires=("tokenizers", "transformers"),
+        extra="data",
+        run=_train_tokenizer,
+        produces=lambda options: {"tokenizer": True},
+    )
+    yield StageKind(
+        name="pretrained_tokenizer",
+        summary="take an existing tokenizer and name its reserved tokens",
+        source="SmolLM3: Llama 3.2's tokenizer with renamed tokens and without bos",
+        options=PretrainedTokenizerOptions,
+        check=checks.check_pretrained_tokenizer,
+        requires=("tokenizers", "transformers"),
+        extra="data",
+        run=_pretrained_tokenizer,
+        produces=lambda options: {"tokenizer": True},
+    )
+    yield StageKind(
+        name="tokenize",
+        summary="turn sources into token files",
+        source="datatrove's DocumentTokenizer, as SmolLM3's data",
+        options=TokenizeOptions,
+        check=checks.check_tokenize,
+        requires=("datatrove", "pyarrow", "tokenizers", "transformers"),
+        extra="data",
+        run=_tokenize,
+        produces=lambda options: {"tokens": True},
+    )
+
+
+@hookimpl
+def smolrecipe_packers() -> Iterable[Packer]:
+    """Offer ``mixture``."""
+    yield Packer(
+        name="mixture",
+        summary="sources mixed by weight, documents packed one behind the other",
+        source="nanotron's blended data set over datatrove's token files, with exact shares and O(1) state",
+        options=MixtureOptions,
+        check=checks.check_mixture,
+        requires=("numpy",),
+        extra="data",
+        open=_open_mixture,
+    )
+
+
+@hookimpl
+def smolrecipe_check_plan(plan: Plan) -> Iterable[Problem]:
+    """Report weights that fit no source, and sums held out in one place but not in another."""
+    return checks.check_plan(plan)

@@ -1,0 +1,38 @@
+"""Which attention runs where."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from smolrecipe import ModelDraft, StageError
+from smolrecipe_docmask import DocmaskOptions
+
+
+def choose(draft: ModelDraft, options: DocmaskOptions) -> str:
+    """The backend for what the draft is built for: ``sdpa``, ``flex``, ``varlen`` or ``flash``.
+
+    Whether flash-attn is installed is asked here and not when the recipe is checked: that may happen elsewhere.
+
+    Raises:
+        StageError: when the backend asked for does not run there, with one that does.
+    """
+    backend = options.backend
+    if backend == "auto":
+        if draft.device == "cpu":
+            return "sdpa"
+        return "varlen" if draft.context_parallel == 1 else "flex"
+    refuse = f"model component 'docmask' with backend: {backend}"
+    if draft.device == "cpu" and backend != "sdpa":
+        lack = "has no backward pass" if backend == "flex" else "has no kernel"
+        raise StageError(f"{refuse} {lack} on a CPU: use backend: auto or sdpa")
+    if draft.context_parallel > 1 and backend in ("varlen", "flash"):
+        raise StageError(
+            f"{refuse} cannot split a sequence over {draft.context_parallel} devices: "
+            "use backend: auto or flex, or context_parallel: 1"
+        )
+    if backend == "flash" and find_spec("flash_attn") is None:
+        raise StageError(
+            f"{refuse} needs the flash-attn library, which is not installed: "
+            "pip install 'smolrecipe[flash]', or use backend: varlen"
+        )
+    return backend

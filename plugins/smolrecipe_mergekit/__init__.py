@@ -1,0 +1,46 @@
+"""Merging checkpoints with mergekit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from smolrecipe import Artifact, StageContext, StageKind, hookimpl
+from smolrecipe.catalog import near_miss
+from smolrecipe_mergekit.methods import METHODS, problems
+from smolrecipe_mergekit.options import MergeOptions
+
+
+def run(options: MergeOptions, context: StageContext) -> Artifact:
+    """Merge the models, see ``smolrecipe_mergekit.merge``."""
+    from smolrecipe_mergekit.merge import merge
+
+    return merge(options, context)
+
+
+def check(options: MergeOptions) -> Iterable[str]:
+    """What is wrong with the method, its parameters and the weights, as far as options alone can tell."""
+    if options.defined_in:
+        if find_spec(options.defined_in.partition(".")[0]) is None:
+            yield f"'defined_in' names the Python module '{options.defined_in}', which is not installed"
+        return
+    method = METHODS.get(options.method)
+    if method is None:
+        hint = near_miss(options.method, METHODS) or f"; known: {', '.join(METHODS)}"
+        yield f"mergekit has no merge method '{options.method}'{hint} (a method of your own needs 'defined_in')"
+        return
+    yield from problems(method, options)
+
+
+@hookimpl
+def smolrecipe_stages() -> Iterable[StageKind]:
+    """Offer ``merge``."""
+    yield StageKind(
+        name="merge",
+        summary="merge checkpoints into one, by any method of mergekit",
+        source="mergekit, arXiv:2403.13257",
+        options=MergeOptions,
+        check=check,
+        run=run,
+        produces=lambda options: {"hf-model": True},
+    )

@@ -1,0 +1,190 @@
+"""The stage kind ``pretrain``, from start to artifact. Every process of the stage runs this."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist  # noqa: TID253
+
+from smolrecipe import Artifact, Measure, StageContext, StageError
+from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
+from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
+from smolrecipe_torchtitan.checkpoints import discard_broken, is_whole_everywhere, keep_last, steps_of
+from smolrecipe_torchtitan.checks import compose_hf_config, produces
+from smolrecipe_torchtitan.held_out import held_out_loss
+from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
+from smolrecipe_torchtitan.options import PretrainOptions
+from smolrecipe_torchtitan.start import POSITION_FILE, Start, check_optimizer, check_weights, find_start
+from smolrecipe_torchtitan.tokenizer import TokenizerFacts, read_tokenizer
+from smolrecipe_torchtitan.trainer import StageTrainer
+
+HELD_OUT_FILE = "held_out.json"
+"""The held-out loss before training, which an interrupted stage cannot measure again."""
+
+
+def run(options: PretrainOptions, context: StageContext) -> Artifact:
+    """Train, measure, export.
+
+    Raises:
+        StageError: for what does not fit together, and when training diverges.
+    """
+    layout = options.parallelism
+    if context.world_size != layout.processes:
+        raise StageError(
+            f"the parallel layout is for {layout.processes} processes and {context.world_size} run: "
+            "start the stage through a launcher, or change 'parallelism'"
+        )
+    tokenizer_folder = context.input(options.tokenizer, TOKENIZER_FOLDER)
+    tokenizer = read_tokenizer(tokenizer_folder)
+    model = draft_model(options)
+    _check_vocabulary(tokenizer, model)
+    exports = produces(options)["hf-model"] is True
+    needs_names = exports or options.from_hf is not None
+    names = (
+        hf_names(model.parameters, model.draft.hf_parameters, tied=model.decoder.enable_weight_tying)
+        if needs_names
+        else None
+    )
+    start = find_start(options, context)
+    rows = options.data.component.open(
+        options.data.options, context, options.sequence_length, options.seed, start.position
+    )
+    held_out = rows.held_out(options.held_out_rows) if options.held_out_rows else []
+    _say_about(options, context, model, len(held_out))
+
+    config = trainer_config(options, context, model=model, rows=rows, start=start, names=names)
+    with _training(config, alone=context.world_size == 1) as trainer:
+        resumed = _restore(trainer, context, start, names, model)
+        before = None
+        if held_out and not resumed:
+            before = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
+            _remember(context, before)
+        trainer.train()
+        after = held_out_loss(trainer, held_out, restart_positions=model.restart_positions) if held_out else None
+        last_loss = trainer.metrics_processor.last_loss
+
+    if context.rank == 0:
+        checkpoints = keep_last(context.folder / CHECKPOINTS_FOLDER, options.keep_checkpoints)
+        for step, checkpoint in checkpoints:
+            position = rows.position((step - start.step) * options.global_batch)
+            (checkpoint / POSITION_FILE).write_text(json.dumps(dict(position)))
+        if exports and names is not None:
+            export_model(
+                checkpoints[0][1],
+                context.folder / MODEL_FOLDER,
+                names=names,
+                config={"max_position_embeddings": options.sequence_length, **compose_hf_config(options.model)},
+                dtype=options.export_dtype or options.precision,
+                tokenizer_folder=tokenizer_folder,
+                tokenizer=tokenizer,
+            )
+    return Artifact(
+        measures=_measures(context, before, after, len(held_out)),
+        summary={
+            "parameters": _count_parameters(model),
+            "first_step": start.step + 1,
+            "steps": options.steps,
+            "tokens": options.steps * options.global_batch * options.sequence_length,
+            "last_loss": last_loss,
+            "started_from": str(options.from_ or options.from_hf or "a new model"),
+            "data": dict(rows.summary()),
+        },
+    )
+
+
+@contextmanager
+def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrainer]:
+    """A trainer and its process group. torchtitan turns Python's garbage collector off; here it is on again after."""
+    collecting = gc.isenabled()
+    if alone:
+        _meet_oneself()
+    trainer: StageTrainer | None = None
+    failed = True
+    try:
+        trainer = config.build()
+        yield trainer
+        failed = False
+    finally:
+        # A process that fails beside others must not wait for them in a collective operation.
+        if alone or not failed:
+            if trainer is not None:
+                trainer.close()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        if collecting:
+            gc.enable()
+
+
+def _meet_oneself() -> None:
+    """Let a process without a launcher form a group of one, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _restore(
+    trainer: StageTrainer, context: StageContext, start: Start, names: dict[str, str] | None, model: DraftedModel
+) -> bool:
+    """Load what the stage goes on from, checked beforehand. Returns whether that is a checkpoint of its own."""
+    own = context.folder / CHECKPOINTS_FOLDER
+    discard_broken(own, trainer.device, context.say)
+    resumed = bool(steps_of(own))
+    if not resumed and start.checkpoint is not None:
+        if not is_whole_everywhere(start.checkpoint, trainer.device):
+            raise StageError(f"the checkpoint {start.checkpoint} is damaged: run the stage that made it again")
+        check_weights(start.checkpoint, model.parameters)
+        if start.everything:
+            check_optimizer(start.checkpoint, trainer.optimizers.state_dict())
+    if not resumed and start.hugging_face is not None and names is not None:
+        check_import(start.hugging_face, names, model.parameters)
+    trainer.restore()
+    if resumed:
+        context.say(f"goes on after step {trainer.step - start.step}, from its last whole checkpoint")
+    return resumed
+
+
+def _check_vocabulary(tokenizer: TokenizerFacts, model: DraftedModel) -> None:
+    if tokenizer.size > model.decoder.vocab_size:
+        raise StageError(
+            f"the tokenizer has {tokenizer.size} tokens and the model only {model.decoder.vocab_size}: "
+            f"set vocab_size of the decoder to {tokenizer.size} or more"
+        )
+
+
+def _say_about(options: PretrainOptions, context: StageContext, model: DraftedModel, held_out: int) -> None:
+    context.say(
+        f"{_count_parameters(model):,} parameters, {options.steps:,} steps of "
+        f"{options.global_batch * options.sequence_length:,} tokens"
+    )
+    if held_out < options.held_out_rows:
+        context.say(f"the data has {held_out} held-out rows of the {options.held_out_rows} that were asked for")
+    if options.from_hf is not None:
+        differences = config_differences(options.from_hf, compose_hf_config(options.model))
+        for key, (there, here) in differences.items():
+            context.say(f"from_hf: {key} is {there!r} in the checkpoint's config.json and {here!r} in this stage")
+
+
+def _count_parameters(model: DraftedModel) -> int:
+    tied = model.decoder.enable_weight_tying
+    return sum(math.prod(shape) for name, shape in model.parameters.items() if not (tied and name == "lm_head.weight"))
+
+
+def _remember(context: StageContext, before: float) -> None:
+    if context.rank == 0:
+        (context.folder / HELD_OUT_FILE).write_text(json.dumps({"before": before}))
+
+
+def _measures(context: StageContext, before: float | None, after: float | None, rows: int) -> tuple[Measure, ...]:
+    if after is None:
+        return ()
+    kept = context.folder / HELD_OUT_FILE
+    if before is None and kept.is_file():
+        before = json.loads(kept.read_text())["before"]
+    return (Measure(name="held-out loss", before=before, after=after, better="lower", unit="nats/token", samples=rows),)

@@ -1,0 +1,143 @@
+"""Loading the model and saying to the engine, in its own words, what the options mean."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import datasets  # noqa: TID253
+import huggingface_hub.constants
+import torch  # noqa: TID253
+from transformers import (  # noqa: TID253
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+)
+from transformers.utils import logging as transformers_logging  # noqa: TID253
+
+from smolrecipe import StageContext, StageError
+from smolrecipe_trl.chat_templates import template_text
+from smolrecipe_trl.checkpoints import KEPT
+from smolrecipe_trl.options import TrainingOptions
+from smolrecipe_trl.rendering import check_tokenizer
+
+_ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "flex": "flex_attention"}
+_HOURS = 3600
+
+
+def silence_engines() -> None:
+    """Once more what ``be_quiet`` does, for libraries that something else had imported before."""
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    # TRL calls names of transformers that are on their way out, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with the recipe's chat template and end of turn.
+
+    Raises:
+        StageError: for a tokenizer that does not fit the template.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    template = template_text(options.chat_template)
+    check_tokenizer(tokenizer, template, options.eos_token)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or options.eos_token
+    tokenizer.eos_token = options.eos_token
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def load_model(
+    folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase, context: StageContext
+) -> PreTrainedModel:
+    """The model in float32, which its weights are trained in whatever the precision of the computation.
+
+    Raises:
+        StageError: for a tokenizer with more tokens than the model has embeddings.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention_kernel(options), local_files_only=True
+    )
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise StageError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model in {folder} only {embeddings} embeddings"
+        )
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and options.max_length > positions:
+        context.say(f"max_length is {options.max_length}, beyond the {positions} positions that the model was made for")
+    return model
+
+
+def attention_kernel(options: TrainingOptions) -> str:
+    """The engine's name of the attention kernel."""
+    if options.attention != "auto":
+        return _ATTENTION[options.attention]
+    flash = options.parallelism.device == "cuda" and find_spec("flash_attn") is not None
+    return _ATTENTION["flash" if flash else "sdpa"]
+
+
+def engine_arguments(
+    options: TrainingOptions, folder: Path, *, processes: int, accumulation: int, steps: int
+) -> dict[str, Any]:
+    """Arguments of ``transformers.TrainingArguments`` that both trainers share."""
+    on_cpu = options.parallelism.device == "cpu"
+    sharded = options.parallelism.sharding == "fsdp2"
+    return {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": options.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_sampling_strategy": "sequential",  # the rows already lie in the order of their steps
+        "max_grad_norm": options.max_grad_norm,
+        "bf16": options.precision == "bfloat16",
+        "use_cpu": on_cpu,
+        "ddp_backend": ("gloo" if on_cpu else "nccl") if processes > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "ddp_timeout": 2 * _HOURS,
+        "seed": options.seed,
+        "data_seed": options.seed,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": not on_cpu,
+        "remove_unused_columns": False,
+        # FSDP recomputes by itself: the model's own way gathers every layer's parameters once more.
+        "activation_checkpointing": options.activation_checkpointing and not sharded,
+        "save_strategy": "steps",
+        "save_steps": options.checkpoint_every,
+        "save_total_limit": KEPT,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log the mean of the losses before instead of a NaN
+        "report_to": "none",
+        "disable_tqdm": True,
+        **(_fsdp2(options) if sharded else {}),
+    }
+
+
+def _fsdp2(options: TrainingOptions) -> dict[str, Any]:
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # the model names its own layers
+            "reshard_after_forward": True,
+            "state_dict_type": "FULL_STATE_DICT",
+            "activation_checkpointing": options.activation_checkpointing,
+        },
+    }
+
+
+def finish_trainer(trainer: Trainer) -> None:
+    """Take out what the engine adds by itself and a stage has its own of."""
+    trainer.remove_callback(PrinterCallback)

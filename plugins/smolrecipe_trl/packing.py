@@ -1,0 +1,91 @@
+"""Conversations to training rows: labels, truncation and TRL's packing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+from datasets import Dataset  # noqa: TID253
+from transformers import PreTrainedTokenizerBase  # noqa: TID253
+from trl import pack_dataset  # noqa: TID253
+
+from smolrecipe_trl.options import SftOptions
+from smolrecipe_trl.rendering import Rendered, Tokens, tokenise
+from smolrecipe_trl.row_files import Counts, Prepare
+
+IGNORED = -100
+"""The label of a token that is not learned."""
+
+COLUMNS = ("input_ids", "labels")
+
+
+def labelled(tokenizer: PreTrainedTokenizerBase, options: SftOptions, *, packing: str | None = None) -> Prepare:
+    """What turns rendered conversations into rows of ``input_ids`` and ``labels``, both of the shape (tokens,).
+
+    Labels lie at their own token's place: the engine shifts them. A row's first token follows nothing, so it is not
+    learned, except in a wrapped stream, where it follows the row before.
+    """
+    strategy = packing or options.packing
+
+    def row(tokens: Tokens) -> tuple[dict[str, Any] | None, Counts]:
+        ids = tokens.ids
+        labels = ids.copy() if options.loss_on == "all" else numpy.where(tokens.marked, ids, IGNORED)
+        if strategy != "wrapped":
+            labels[:1] = IGNORED
+        counts = Counts(rows=1)
+        if strategy in ("bfd", "none") and len(ids) > options.max_length:
+            counts.truncated_rows, counts.truncated_tokens = 1, len(ids) - options.max_length
+            ids, labels = ids[: options.max_length], labels[: options.max_length]
+        learned = int((labels != IGNORED).sum())
+        if not learned:
+            counts.rows_without_loss = 1
+            return None, counts
+        counts.tokens, counts.learned_tokens = len(ids), learned
+        return {"input_ids": ids, "labels": labels.astype(numpy.int32)}, counts
+
+    def prepare(batch: list[Rendered]) -> list[tuple[dict[str, Any] | None, Counts]]:
+        return [row(tokens) for tokens in tokenise(tokenizer, batch)]
+
+    return prepare
+
+
+def packed(options: SftOptions) -> Callable[[Dataset, Path], Dataset] | None:
+    """What packs rows into rows of at most ``max_length`` tokens, in an order that the seed decides."""
+    if options.packing == "none":
+        return None
+
+    def arrange(rows: Dataset, path: Path) -> Dataset:
+        shuffled = rows.shuffle(seed=options.seed, keep_in_memory=True)
+        to_file = {"cache_file_name": str(path), "load_from_cache_file": False}
+        return pack_dataset(shuffled, options.max_length, options.packing, to_file)
+
+    return arrange
+
+
+def packing_summary(rows: Dataset, max_length: int) -> dict[str, Any]:
+    """How full the training rows are, and how many documents in them have nothing to learn (the rest of a long
+    conversation that was split inside a turn of the user)."""
+    documents = without_loss = learned = tokens = 0
+    for batch in rows.with_format("arrow").iter(batch_size=1000):
+        labels = batch["labels"].combine_chunks()
+        row_lengths = labels.value_lengths().to_numpy(zero_copy_only=False)
+        own = batch["seq_lengths"].combine_chunks().flatten().to_numpy() if "seq_lengths" in rows.column_names else None
+        lengths = row_lengths if own is None else own
+        starts = numpy.concatenate([[0], numpy.cumsum(lengths)[:-1]]).astype(numpy.int64)
+        is_learned = labels.flatten().to_numpy() != IGNORED
+        is_learned[starts] = False
+        per_document = numpy.add.reduceat(is_learned.astype(numpy.int64), starts)
+        documents += len(lengths)
+        without_loss += int((per_document == 0).sum())
+        learned += int(per_document.sum())
+        tokens += int(row_lengths.sum())
+    return {
+        "training_rows": len(rows),
+        "documents": documents,
+        "documents_without_loss": without_loss,
+        "tokens_per_pass": tokens,
+        "learned_tokens_per_pass": learned,
+        "fill": round(tokens / (len(rows) * max_length), 4),
+    }

@@ -1,0 +1,232 @@
+"""Preference optimisation with ``trl.DPOTrainer`` and any preference loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy
+import torch  # noqa: TID253
+from datasets import Dataset  # noqa: TID253
+from trl import DPOConfig  # noqa: TID253
+
+from smolrecipe import Artifact, Loss, StageContext, Use
+from smolrecipe.stage import MODEL_FOLDER
+from smolrecipe_trl.chat_templates import template_name
+from smolrecipe_trl.conversations import pair
+from smolrecipe_trl.engine import engine_arguments, load_model, load_tokenizer, silence_engines
+from smolrecipe_trl.held_out import batches, before_and_after, measuring, own_batches
+from smolrecipe_trl.options import PreferenceOptions, fraction_name
+from smolrecipe_trl.preference_trainer import (
+    COLUMNS,
+    PreferenceTrainer,
+    answer_log_probs,
+    answer_tokens,
+    collate_pairs,
+    per_pair_loss,
+    preference_batch,
+    wins,
+)
+from smolrecipe_trl.publish import publish_model
+from smolrecipe_trl.rendering import ChatRenderer, RenderedPair, Tokens, tokenise
+from smolrecipe_trl.row_files import Counts, Prepare, RowFiles, RowTools, row_files
+from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
+from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, clean_up, run_course
+
+MARGIN = "reward margin"
+ACCURACY = "reward accuracy"
+LOSS = "held-out preference loss"
+_KINDS: dict[str, dict[str, Any]] = {
+    MARGIN: {"better": "higher"},
+    ACCURACY: {"better": "higher"},
+    LOSS: {"better": "lower"},
+}
+_METRICS = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "grad_norm": "grad_norm",
+    "rewards/margins": "reward_margin",
+    "rewards/accuracies": "reward_accuracy",
+    "logps/chosen": "chosen_log_prob",
+    "logps/rejected": "rejected_log_prob",
+}
+
+
+def align(options: PreferenceOptions, context: StageContext) -> Artifact:
+    """Optimise the preference loss, publish the model and the checkpoints to keep.
+
+    Returns:
+        The artifact, with rewards on held-out pairs before and after.
+
+    Raises:
+        StageError: for rows, a tokenizer, a loss or a batch that do not fit, and for a loss that is not finite.
+    """
+    silence_engines()
+    source = context.input(options.from_)
+    tokenizer = load_tokenizer(source, options)
+    rows = _rows(options, context, tokenizer)
+    rows.report(context)
+    steps = plan_steps(len(rows.train), options)
+    model = load_model(source, options, tokenizer, context)
+    needs_reference = options.loss.component.needs_reference
+    reference = load_model(source, options, tokenizer, context) if needs_reference else None
+    trainer = make_trainer(options, context, rows.train, tokenizer, model, reference, steps)
+
+    def measure() -> dict[str, Any]:
+        most_tokens = 2 * options.micro_batch * options.max_length
+        return {
+            name: _answers(trainer, held, tokenizer.pad_token_id, most_tokens) for name, held in rows.held_out.items()
+        }
+
+    course = run_course(
+        trainer, tokenizer, options, context, measure=measure, metrics=_METRICS, keep=_kept_steps(options, steps)
+    )
+    publish_model(trainer, tokenizer, options, context.folder / MODEL_FOLDER)
+    clean_up(trainer, context)
+    before = {name: _rewards(options.loss, answers, answers) for name, answers in course.before.items()}
+    after = {name: _rewards(options.loss, answers, course.before[name]) for name, answers in course.after.items()}
+    return Artifact(
+        measures=before_and_after(before, after, _KINDS, {name: len(held) for name, held in rows.held_out.items()}),
+        summary={
+            **rows.summary(),
+            "chat_template": template_name(options.chat_template),
+            "loss": options.loss.name,
+            "reference_model": needs_reference,
+            "pairs": len(rows.train),
+            "steps": steps.run,
+            "passes": round(steps.run * options.global_batch / len(rows.train), 4),
+            "kept": {name: step for step, names in _kept_steps(options, steps).items() for name in names},
+            **{f"last_{name}": value for name, value in course.last_step.items()},
+        },
+    )
+
+
+def make_trainer(
+    options: PreferenceOptions,
+    context: StageContext,
+    rows: Dataset,
+    tokenizer: Any,
+    model: Any,
+    reference: Any,
+    steps: Steps,
+) -> PreferenceTrainer:
+    """The trainer of ``steps`` over ``rows`` in the order that the seed decides."""
+    arguments = DPOConfig(
+        **engine_arguments(
+            options,
+            context.folder / TRAINER_FOLDER,
+            processes=context.world_size,
+            accumulation=accumulation(options, context.world_size),
+            steps=steps.run,
+        ),
+        max_length=None,  # the rows are cut already
+    )
+    order = row_order(len(rows), steps.run * options.global_batch, options.seed)
+    return PreferenceTrainer(
+        model=model,
+        reference=reference,
+        loss=options.loss,
+        args=arguments,
+        data_collator=partial(collate_pairs, pad_token_id=tokenizer.pad_token_id),
+        train_dataset=rows.select(order, keep_in_memory=True),
+        processing_class=tokenizer,
+        optimizer=options.optimizer,
+        schedule=options.schedule,
+        scheduled_steps=steps.scheduled,
+    )
+
+
+def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
+    """What turns rendered pairs into rows of ``COLUMNS``.
+
+    Scored is what the assistant wrote after the prompt; results of tools and turns of the user in an answer are not.
+    """
+
+    def half(tokens: Tokens, prompt_length: int, counts: Counts) -> tuple[numpy.ndarray, numpy.ndarray]:
+        scored = (tokens.marked & (tokens.ends > prompt_length)).astype(numpy.int32)
+        scored[:1] = 0  # a first token follows nothing
+        over = max(0, len(tokens.ids) - max_length)
+        counts.truncated_tokens += over
+        counts.truncated_rows = int(bool(counts.truncated_rows or over))
+        return tokens.ids[:max_length], scored[:max_length]
+
+    def row(prompt_length: int, chosen: Tokens, rejected: Tokens) -> tuple[dict[str, Any] | None, Counts]:
+        counts = Counts(rows=1)
+        chosen_ids, chosen_mask = half(chosen, prompt_length, counts)
+        rejected_ids, rejected_mask = half(rejected, prompt_length, counts)
+        if not chosen_mask.any() or not rejected_mask.any():
+            counts.rows_without_loss = 1
+            return None, counts
+        counts.tokens = len(chosen_ids) + len(rejected_ids)
+        counts.learned_tokens = int(chosen_mask.sum() + rejected_mask.sum())
+        return dict(zip(COLUMNS, (chosen_ids, chosen_mask, rejected_ids, rejected_mask), strict=True)), counts
+
+    def prepare(batch: list[RenderedPair]) -> list[tuple[Mapping[str, Any] | None, Counts]]:
+        tokens = tokenise(tokenizer, [half for pair in batch for half in (pair.chosen, pair.rejected)])
+        return [
+            row(pair.prompt_length, chosen, rejected)
+            for pair, chosen, rejected in zip(batch, tokens[::2], tokens[1::2], strict=True)
+        ]
+
+    return prepare
+
+
+def _rows(options: PreferenceOptions, context: StageContext, tokenizer: Any) -> RowFiles:
+    def tools() -> RowTools:
+        renderer = ChatRenderer(tokenizer, tokenizer.chat_template)
+        prepare = tokenised_pairs(tokenizer, options.max_length)
+        return RowTools(
+            render=lambda row: renderer.pair(pair(row)),
+            prepare=prepare,
+            prepare_held_out=prepare,
+            unread=renderer.unread,
+        )
+
+    return row_files(context, context.folder / ROWS_FOLDER, options.data, options.held_out, COLUMNS, tools)
+
+
+def _kept_steps(options: PreferenceOptions, steps: Steps) -> dict[int, list[str]]:
+    kept: dict[int, list[str]] = {}
+    for fraction in options.keep:
+        kept.setdefault(max(1, round(fraction * steps.run)), []).append(fraction_name(fraction))
+    return kept
+
+
+def _answers(trainer: PreferenceTrainer, rows: Dataset, tokenizer: Any, most_tokens: int) -> list[list[float]]:
+    """Log-probabilities and token counts, as (chosen, rejected, chosen tokens, rejected tokens) of every pair.
+
+    ``most_tokens`` is what the chosen or the rejected half of a batch may have.
+    """
+    device = trainer.args.device
+    found = torch.zeros(len(rows), 4, dtype=torch.float64, device=device)
+    lengths = [max(map(len, ids)) for ids in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
+    with measuring(trainer) as model:
+        for numbers, counts in own_batches(trainer, batches(lengths, most_tokens)):
+            batch = collate_pairs([rows[number] for number in numbers], tokenizer.pad_token_id)
+            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            values = torch.stack([*answer_log_probs(model, inputs), *answer_tokens(inputs)], dim=1)
+            if counts:
+                found[torch.tensor(numbers, device=device)] = values.double()
+    return trainer.accelerator.reduce(found, reduction="sum").tolist()
+
+
+def _rewards(
+    loss: Use[Loss], policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """What the loss says of held-out pairs; ``reference`` is what the model made of them before training."""
+    chosen, rejected, chosen_tokens, rejected_tokens = torch.tensor(policy, dtype=torch.float64).unbind(1)
+    at_start = torch.tensor(reference, dtype=torch.float64).unbind(1)
+    answer = per_pair_loss(
+        loss,
+        preference_batch(
+            (chosen, rejected),
+            (at_start[0], at_start[1]) if loss.component.needs_reference else (None, None),
+            (chosen_tokens, rejected_tokens),
+        ),
+    )
+    measured = {LOSS: float(answer.losses.mean())}
+    if answer.chosen_rewards is not None and answer.rejected_rewards is not None:
+        margins = answer.chosen_rewards - answer.rejected_rewards
+        measured |= {MARGIN: float(margins.mean()), ACCURACY: float(wins(margins).mean())}
+    return measured

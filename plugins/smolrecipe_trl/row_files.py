@@ -1,0 +1,209 @@
+"""The rows of a stage, tokenised once into Arrow files in its folder and mapped into memory from there.
+
+Rank 0 makes them; the other ranks, and a stage that goes on after an interruption, find them there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, define, frozen
+from datasets import Dataset, Features, List, Value  # noqa: TID253
+from datasets.arrow_writer import ArrowWriter  # noqa: TID253
+
+from smolrecipe import Source, StageContext, StageError, Use
+from smolrecipe_trl.conversations import Refusals, UnusableRowError
+
+_BATCH = 512
+_COUNTS_FILE = "counts.json"
+_TRAIN = "train"
+_HELD_OUT = "held_out"
+
+
+@define
+class Counts:
+    """What became of a source's rows."""
+
+    rows: int = 0
+    tokens: int = 0
+    learned_tokens: int = 0
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
+    rows_without_loss: int = 0
+    """Rows of which no token would be learned. They are left out."""
+
+
+Prepare = Callable[[list[Any]], list[tuple[Mapping[str, list[int]] | None, Counts]]]
+"""Tokenises a batch of rendered rows: the columns of each (``None`` for a row without loss) and its counts."""
+
+Render = Callable[[Any], Any]
+"""Renders one row, or raises ``UnusableRowError``."""
+
+
+@frozen(kw_only=True)
+class RowTools:
+    """What makes tokens of rows."""
+
+    render: Render
+    prepare: Prepare
+    prepare_held_out: Prepare
+    unread: Mapping[str, int]
+    """How many rows gave an argument that the template does not read, by argument."""
+
+
+@define
+class RowFiles:
+    """The tokenised rows of a stage: those it trains on, and each held-out source's."""
+
+    train: Dataset
+    held_out: dict[str, Dataset]
+    counts: dict[str, Counts]
+    unread: dict[str, int]
+
+    def report(self, context: StageContext) -> None:
+        """Say what was truncated, left out or not read."""
+        for name, counts in self.counts.items():
+            if counts.truncated_rows:
+                context.say(
+                    f"source '{name}': {counts.truncated_rows} of {counts.rows} rows were longer than max_length and "
+                    f"lost {counts.truncated_tokens} tokens"
+                )
+            if counts.rows_without_loss:
+                context.say(
+                    f"source '{name}': {counts.rows_without_loss} of {counts.rows} rows have no token to learn and "
+                    "were left out"
+                )
+        for argument, rows in self.unread.items():
+            context.say(f"the chat template does not read '{argument}', which {rows} rows give")
+
+    def summary(self) -> dict[str, Any]:
+        """The same as counts."""
+        return {
+            "sources": {name: asdict(counts) for name, counts in self.counts.items()},
+            "arguments_not_read": dict(self.unread),
+        }
+
+
+def row_files(
+    context: StageContext,
+    folder: Path,
+    data: Mapping[str, Use[Source]],
+    held_out: Mapping[str, Use[Source]],
+    columns: Iterable[str],
+    tools: Callable[[], RowTools],
+    arrange: Callable[[Dataset, Path], Dataset] | None = None,
+) -> RowFiles:
+    """The tokenised rows of the sources, made if they are not in ``folder`` yet.
+
+    Args:
+        columns: the names of the rows' columns, each a list of integers.
+        tools: makes what renders and tokenises rows; called only where they are made.
+        arrange: makes other rows (packed ones) of those to train on and writes them to the path it is given.
+
+    Raises:
+        StageError: for rows that cannot be rendered, and for a source of which no row has a token to learn.
+    """
+    if not folder.exists():
+        if context.rank == 0:
+            _make(folder, data, held_out, columns, tools, arrange)
+        else:
+            _wait_for(folder)
+    found = json.loads((folder / _COUNTS_FILE).read_text())
+    return RowFiles(
+        train=_open(folder, _TRAIN),
+        held_out={name: _open(folder, f"{_HELD_OUT}-{number}") for number, name in enumerate(held_out)},
+        counts={name: Counts(**counts) for name, counts in found["counts"].items()},
+        unread=found["unread"],
+    )
+
+
+def _make(
+    folder: Path,
+    data: Mapping[str, Use[Source]],
+    held_out: Mapping[str, Use[Source]],
+    columns: Iterable[str],
+    tools: Callable[[], RowTools],
+    arrange: Callable[[Dataset, Path], Dataset] | None,
+) -> None:
+    """Write all rows beside ``folder`` and rename, so that what lies there is whole."""
+    made = tools()
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    features = Features({column: List(Value("int32")) for column in columns})
+    refusals = Refusals()
+    counts: dict[str, Counts] = {}
+    files = {
+        _TRAIN: data,
+        **{f"{_HELD_OUT}-{number}": {name: use} for number, (name, use) in enumerate(held_out.items())},
+    }
+    for stem, sources in files.items():
+        with ArrowWriter(path=str(partial / f"{stem}.arrow"), features=features) as writer:
+            for name, use in sources.items():
+                label = name if stem == _TRAIN else f"held_out.{name}"
+                counts[label] = Counts()
+                prepare = made.prepare if stem == _TRAIN else made.prepare_held_out
+                for row in _prepared(use, label, made.render, prepare, refusals, counts[label]):
+                    writer.write(row)
+            writer.finalize()
+    refusals.raise_if_any()
+    for name, count in counts.items():
+        _check_something_left(name, count)
+    if arrange is not None:
+        arrange(_open(partial, _TRAIN), partial / "arranged.arrow")
+        (partial / "arranged.arrow").replace(partial / f"{_TRAIN}.arrow")
+    (partial / _COUNTS_FILE).write_text(
+        json.dumps({"counts": {name: asdict(count) for name, count in counts.items()}, "unread": dict(made.unread)})
+    )
+    partial.rename(folder)
+
+
+def _prepared(
+    use: Use[Source], label: str, render: Render, prepare: Prepare, refusals: Refusals, total: Counts
+) -> Iterator[Mapping[str, list[int]]]:
+    batch: list[Any] = []
+    for number, row in enumerate(use.component.read(use.options)):
+        try:
+            batch.append(render(row))
+        except UnusableRowError as reason:
+            refusals.add(label, number, reason)
+        if len(batch) == _BATCH:
+            yield from _counted(prepare(batch), total)
+            batch = []
+    if batch:
+        yield from _counted(prepare(batch), total)
+
+
+def _counted(
+    prepared: list[tuple[Mapping[str, list[int]] | None, Counts]], total: Counts
+) -> Iterator[Mapping[str, list[int]]]:
+    for columns, counts in prepared:
+        for field, value in asdict(counts).items():
+            setattr(total, field, getattr(total, field) + value)
+        if columns is not None:
+            yield columns
+
+
+def _check_something_left(name: str, counts: Counts) -> None:
+    if counts.rows == 0:
+        raise StageError(f"source '{name}' yields no row")
+    if counts.rows_without_loss == counts.rows:
+        raise StageError(
+            f"source '{name}': none of its {counts.rows} rows has a token to learn. Either no row has a turn of the "
+            "assistant, or the turns before it fill max_length"
+        )
+
+
+def _open(folder: Path, stem: str) -> Dataset:
+    return Dataset.from_file(str(folder / f"{stem}.arrow"))
+
+
+def _wait_for(folder: Path) -> None:
+    """Wait until rank 0 has made the folder. When rank 0 fails, the launcher ends this process."""
+    while not folder.exists():
+        time.sleep(0.2)

@@ -1,0 +1,102 @@
+"""The course of a stage that trains with a TRL trainer, whichever it is: go on from where it was, train, publish."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from transformers import PreTrainedTokenizerBase, Trainer  # noqa: TID253
+
+from smolrecipe import StageContext
+from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from smolrecipe_trl.callbacks import AtStart, AtSteps, CompleteCheckpoints, Progress
+from smolrecipe_trl.checkpoints import last_complete, remove_incomplete
+from smolrecipe_trl.engine import finish_trainer
+from smolrecipe_trl.options import TrainingOptions
+
+ROWS_FOLDER = "rows"
+TRAINER_FOLDER = "trainer"
+_BEFORE_FILE = "before.json"
+
+Measured = Mapping[str, Any]
+
+
+@frozen
+class Course:
+    """What came out of training."""
+
+    before: Measured
+    after: Measured
+    last_step: Mapping[str, float]
+
+
+def run_course(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TrainingOptions,
+    context: StageContext,
+    *,
+    measure: Callable[[], Measured],
+    metrics: Mapping[str, str],
+    keep: Mapping[int, list[str]] | None = None,
+) -> Course:
+    """Train from the last complete checkpoint in the stage's folder, or from the start, and publish the model.
+
+    Args:
+        measure: measures the model as it is; called when the model is ready and again at the end, on every process.
+        metrics: the engine's names of a step's metrics -> the names they are reported under.
+        keep: step -> names of checkpoints to publish after it.
+    """
+    folder = context.folder / TRAINER_FOLDER
+    checkpoint = last_complete(folder)
+    if context.rank == 0:
+        for path in remove_incomplete(folder):
+            context.say(f"{path.name} was cut short and is not used")
+    if checkpoint is not None:
+        context.say(f"going on from {checkpoint.name}")
+    before: dict[str, Any] = {}
+    progress = Progress(context, metrics)
+
+    def at_start() -> None:
+        before.update(_once(context, folder / _BEFORE_FILE, measure))
+
+    def publish(name: str) -> None:
+        from smolrecipe_trl.publish import publish_model
+
+        publish_model(trainer, tokenizer, options, context.folder / CHECKPOINTS_FOLDER / name / MODEL_FOLDER)
+
+    finish_trainer(trainer)
+    trainer.add_callback(AtStart(at_start))
+    trainer.add_callback(progress)
+    trainer.add_callback(CompleteCheckpoints())
+    if keep:
+        trainer.add_callback(AtSteps(keep, publish))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    after = measure()
+    return Course(before, after, progress.last)
+
+
+def clean_up(trainer: Trainer, context: StageContext) -> None:
+    """Delete what only an interrupted stage would need, and leave the processes' group."""
+    trainer.accelerator.wait_for_everyone()
+    if context.rank == 0:
+        for name in (TRAINER_FOLDER, ROWS_FOLDER):
+            shutil.rmtree(context.folder / name, ignore_errors=True)
+    trainer.accelerator.end_training()
+
+
+def _once(context: StageContext, path: Path, measure: Callable[[], Measured]) -> Measured:
+    """What ``measure`` finds before the first step, kept in a file: a stage that goes on has another model by then."""
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    measured = measure()
+    if context.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(measured))
+        partial.replace(path)
+    return measured

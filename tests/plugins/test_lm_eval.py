@@ -1,0 +1,286 @@
+"""Evaluation by lm-eval of models whose every answer is known beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when the engines are first imported
+
+import pytest
+import torch
+from attrs import frozen
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+
+from smolrecipe import Source, StageContext, StageError, StageRef, Use, option
+from smolrecipe_lm_eval import EvaluateOptions, check, run, smolrecipe_stages
+from smolrecipe_lm_eval.scores import results_by_task, scores_of
+
+WORDS = ("<pad>", "<eos>", "</think>", "think", "a", "b", "c", "d", "one", "two", "three", "four", "hm")
+IDS = {word: number for number, word in enumerate(WORDS)}
+TEMPLATE = (
+    "{{ messages[-1].content }}{% if enable_thinking is defined %} {{ 'think' if enable_thinking else 'd' }}{% endif %}"
+)
+
+
+@frozen(kw_only=True)
+class RowsOptions:
+    rows: list[Any] = option(doc="the problems")
+
+
+def rows_of(options: RowsOptions) -> Iterator[Mapping[str, Any]]:
+    yield from options.rows
+
+
+def problems(*rows: tuple[str, str] | tuple[str, str, dict[str, Any]], yields: str = "problem") -> Use[Source]:
+    source = Source(name="rows", summary="", options=RowsOptions, read=rows_of, yields=lambda options: yields)
+    made = [
+        {"messages": [{"role": "user", "content": row[0]}], "answer": row[1], "chat_template_kwargs": (*row, {})[2]}
+        for row in rows
+    ]
+    return Use(source, RowsOptions(rows=made))
+
+
+def settings(size: int, **more: Any) -> SmolLM3Config:
+    return SmolLM3Config(
+        vocab_size=len(WORDS),
+        hidden_size=size,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=128,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        **more,
+    )
+
+
+def save(root: Path, stage: str, model: SmolLM3ForCausalLM, template: str | None = TEMPLATE) -> StageRef:
+    folder = root / stage / "model"
+    model.generation_config.temperature, model.generation_config.do_sample = 0.6, True  # as an exported model has them
+    model.save_pretrained(folder)
+    words = Tokenizer(WordLevel(IDS, unk_token="hm"))
+    words.pre_tokenizer, words.decoder = WhitespaceSplit(), Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", extra_special_tokens=["</think>"]
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return StageRef(stage)
+
+
+def chain(root: Path, stage: str, follow: Mapping[str, str], **more: Any) -> StageRef:
+    """Publish a model that answers by a chain: after a word comes ``follow[word]``, and after any other the end.
+
+    Embeddings are unit vectors and the layers add nothing, so the output projection alone says which word comes next.
+    """
+    model = SmolLM3ForCausalLM(settings(16, tie_word_embeddings=False))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(16)[: len(WORDS)])
+        model.lm_head.weight.zero_()
+        for word, number in IDS.items():
+            model.lm_head.weight[IDS[follow.get(word, "<eos>")], number] = 1
+    return save(root, stage, model, **more)
+
+
+def context(root: Path, *stages: str, said: list[str] | None = None) -> StageContext:
+    folder = root / "evaluate.partial"
+    folder.mkdir(exist_ok=True)
+    return StageContext(
+        recipe="test",
+        stage="evaluate",
+        folder=folder,
+        inputs={stage: root / stage for stage in stages},
+        report=lambda event: said.append(str(event.get("message"))) if said is not None else None,
+    )
+
+
+def samples(root: Path, model: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "evaluate.partial" / "samples" / f"{model}.jsonl").open()]
+
+
+SPELLED = problems(("a", "one"), ("b", "two"), ("c", "three"), ("hm a", "one"))
+GOOD = {"a": "one", "b": "two", "c": "four"}
+POOR = {"a": "four", "b": "two", "c": "four"}
+
+
+def test_scores_errors_and_measures_between_consecutive_models(tmp_path: Path) -> None:
+    models = [chain(tmp_path, "sft", POOR), chain(tmp_path, "apo", GOOD)]
+    options = EvaluateOptions(models=models, problems={"spelled": SPELLED}, batch_size=2)
+    assert not list(check(options))
+    artifact = run(options, context(tmp_path, "sft", "apo"))
+    assert artifact.summary["scores"]["apo"]["spelled"] == {
+        "metric": "exact_match",
+        "score": 0.75,
+        "stderr": pytest.approx(math.sqrt(0.75 * 0.25 / 3)),  # of four samples, by the sample variance
+        "samples": 4,
+    }
+    (measure,) = artifact.measures
+    assert (measure.name, measure.before, measure.after) == ("spelled: sft -> apo", 0.25, 0.75)
+    assert (measure.samples, measure.better) == (4, "higher")
+    written = json.loads((tmp_path / "evaluate.partial" / "results.json").read_text())
+    assert written["scores"]["sft"]["spelled"]["score"] == 0.25
+    assert [sample["right"] for sample in samples(tmp_path, "apo")] == [True, True, False, True]
+    assert samples(tmp_path, "apo")[3]["prompt"] == "hm a"
+
+
+def test_one_model_alone_is_measured_as_it_is(tmp_path: Path) -> None:
+    options = EvaluateOptions(models=[chain(tmp_path, "apo", GOOD)], problems={"spelled": SPELLED}, limit=2)
+    (measure,) = run(options, context(tmp_path, "apo")).measures
+    assert (measure.name, measure.before, measure.after, measure.samples) == ("spelled: apo", None, 1.0, 2)
+
+
+def test_the_answer_is_what_follows_the_reasoning_in_the_row_s_own_mode(tmp_path: Path) -> None:
+    """After 'think' the model reasons 'four' and answers 'one'; after 'd' it answers at once."""
+    model = chain(tmp_path, "apo", {"think": "four", "four": "</think>", "</think>": "one", "d": "two", "a": "three"})
+    rows = problems(
+        ("a", "one", {"enable_thinking": True}),
+        ("a", "four", {"enable_thinking": True}),
+        ("a", "two", {"enable_thinking": False}),
+        ("a", "three", {"enable_thinking": None}),
+    )
+    run(EvaluateOptions(models=[model], problems={"modes": rows}), context(tmp_path, "apo"))
+    found = samples(tmp_path, "apo")
+    assert [sample["prompt"] for sample in found] == ["a think", "a think", "a d", "a"]
+    assert [sample["given"] for sample in found] == ["one", "one", "two", "three"]
+    assert [sample["right"] for sample in found] == [True, False, True, True]
+
+
+def test_a_reasoning_that_does_not_end_in_time_is_wrong(tmp_path: Path) -> None:
+    model = chain(tmp_path, "apo", {"a": "hm", "hm": "hm"})
+    options = EvaluateOptions(models=[model], problems={"p": problems(("a", "one"))}, max_new_tokens=5)
+    run(options, context(tmp_path, "apo"))
+    assert samples(tmp_path, "apo")[0]["given"] == "hm" * 5
+
+
+def test_batched_answers_are_those_of_plain_greedy_generation_one_by_one(tmp_path: Path) -> None:
+    """Prompts of unequal length share a batch, padded on the left; a random model depends on every token."""
+    torch.manual_seed(3)
+    model = SmolLM3ForCausalLM(settings(32, initializer_range=0.5))
+    stage = save(tmp_path, "random", model)
+    generator = torch.Generator().manual_seed(0)
+    texts = [
+        " ".join(WORDS[3 + int(torch.randint(10, (), generator=generator))] for _ in range(1 + number % 7))
+        for number in range(20)
+    ]
+    options = EvaluateOptions(
+        models=[stage], problems={"p": problems(*((text, "one") for text in texts))}, batch_size=8, max_new_tokens=6
+    )
+    run(options, context(tmp_path, "random"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "random" / "model")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "random" / "model").eval()
+    for text, sample in zip(texts, samples(tmp_path, "random"), strict=True):
+        ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
+        for _ in range(6):
+            with torch.inference_mode():
+                ids.append(int(plain(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == IDS["<eos>"]:
+                break
+        new = ids[len(text.split()) :]
+        answer = new[len(new) - new[::-1].index(2) :] if 2 in new else new
+        assert sample["given"] == tokenizer.decode(answer, skip_special_tokens=True).strip(), text
+    assert len({sample["given"] for sample in samples(tmp_path, "random")}) > 3, "the answers should differ"
+
+
+def test_new_weights_under_an_old_name_get_a_score_of_their_own(tmp_path: Path) -> None:
+    options = EvaluateOptions(models=[StageRef("apo")], problems={"spelled": SPELLED})
+    scores = []
+    for number, follow in enumerate((POOR, GOOD)):
+        chain(tmp_path, "apo", follow)
+        (tmp_path / "evaluate.partial").mkdir(exist_ok=True)
+        artifact = run(options, context(tmp_path, "apo"))
+        scores.append(artifact.measures[0].after)
+        (tmp_path / "evaluate.partial").rename(tmp_path / f"evaluate-{number}")
+    assert scores == [0.25, 0.75]
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_model(tmp_path: Path) -> None:
+    models = [chain(tmp_path, "sft", POOR), chain(tmp_path, "apo", GOOD)]
+    problem_sources = {"spelled": SPELLED}
+    first = EvaluateOptions(models=models[:1], problems=problem_sources)
+    run(first, context(tmp_path, "sft"))
+    (tmp_path / "sft" / "model" / "model.safetensors").unlink()  # it is not needed again
+    said: list[str] = []
+    artifact = run(EvaluateOptions(models=models, problems=problem_sources), context(tmp_path, "sft", "apo", said=said))
+    assert any("sft: evaluated before the interruption" in line for line in said)
+    assert artifact.measures[0].before == 0.25
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ({"template": None}, {}, "the model of 'apo' has no chat template"),
+        ({}, {"max_new_tokens": 127}, "'apo' takes 128 tokens, but 'p' has prompts of 2 and 'max_new_tokens' is 127"),
+        ({}, {"problems": {"p": problems()}}, r"source 'p' \(rows\) has no problems"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    tmp_path: Path, model: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    chain(tmp_path, "apo", GOOD, **model)
+    asked = {"models": [StageRef("apo")], "problems": {"p": problems(("a b", "two"))}, **options}
+    with pytest.raises(StageError, match=message):
+        run(EvaluateOptions(**asked), context(tmp_path, "apo"))
+
+
+def test_an_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no task 'helaswag'; did you mean 'hellaswag'"):
+        run(EvaluateOptions(models=[StageRef("nowhere")], tasks=["helaswag"]), context(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": []}, "'models' is empty"),
+        ({"models": [StageRef("a"), StageRef("a")]}, "'models' names 'a' more than once"),
+        ({"problems": {}}, "nothing to evaluate with"),
+        ({"tasks": ["p"]}, "'p' is both under 'problems' and under 'tasks'"),
+        ({"problems": {"p": problems(yields="chat")}}, r"source 'p' (rows) yields chat rows"),
+    ],
+)
+def test_what_is_wrong_with_the_options_is_said_before_anything_runs(options: dict[str, Any], message: str) -> None:
+    asked = {"models": [StageRef("a")], "problems": {"p": SPELLED}, **options}
+    assert any(message in problem for problem in check(EvaluateOptions(**asked)))
+
+
+def test_groups_stand_for_their_tasks_and_every_task_has_one_score() -> None:
+    """The shapes are lm-eval 0.4.13's: a group that aggregates, one task of its own, a perplexity."""
+    output = {
+        "results": {
+            "mmlu": {"alias": "mmlu", "acc,none": 0.5, "acc_stderr,none": 0.01},
+            "mmlu_law": {"alias": " - law", "acc,none": 0.4, "acc_stderr,none": 0.02},
+            "mmlu_art": {"alias": " - art", "acc,none": 0.6, "acc_stderr,none": 0.02},
+            "piqa": {"alias": "piqa", "acc,none": 0.7, "acc_stderr,none": 0.03, "acc_norm,none": 0.8},
+            "wikitext": {"alias": "wikitext", "word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"},
+        },
+        "groups": {"mmlu": {}},
+        "group_subtasks": {"mmlu": ["mmlu_law", "mmlu_art"]},
+        "higher_is_better": {"mmlu": {"acc": True}, "wikitext": {"word_perplexity": False}},
+        "n-samples": {name: {"original": 9, "effective": 4} for name in ("mmlu_law", "mmlu_art", "piqa", "wikitext")},
+    }
+    scores = scores_of(results_by_task(output))
+    assert set(scores) == {"mmlu", "piqa", "wikitext"}
+    assert (scores["mmlu"].value, scores["mmlu"].samples, scores["mmlu"].stderr) == (0.5, 8, 0.01)
+    assert (scores["piqa"].metric, scores["piqa"].value) == ("acc_norm", 0.8)
+    assert (scores["wikitext"].better, scores["wikitext"].stderr) == ("lower", None)
+
+
+def test_the_stage_is_offered() -> None:
+    (kind,) = smolrecipe_stages()
+    assert kind.name == "evaluate"
+    assert kind.devices(EvaluateOptions(models=[], device="cuda")).device == "cuda"
