@@ -23,7 +23,7 @@ class NoOptions:
     """The options of a component that has none."""
 
 
-def _nothing_to_check(options: Any) -> Iterable[str]:
+def _nothing(options: Any) -> Iterable[str]:
     return ()
 
 
@@ -31,8 +31,9 @@ def _nothing_to_check(options: Any) -> Iterable[str]:
 class Component:
     """What all descriptors share.
 
-    ``check(options)`` yields a sentence for each thing that is wrong with the options taken together or with what they
-    point at (a file that is not there), before anything runs. It must be quick and must not import an engine.
+    ``check(options)`` yields a sentence for each thing that is wrong with the options taken together, on any machine.
+    ``missing(options)`` yields one for each thing that they point at and that is not on this machine, such as a file:
+    the recipe is valid, and only running it here is refused. Both must be quick and import no engine.
 
     ``requires`` names the top-level modules that running it imports and that a plain installation lacks, ``extra`` the
     extra (of the plugin's distribution) that installs them: a recipe that uses the component where they are missing is
@@ -43,7 +44,8 @@ class Component:
     options: type = NoOptions
     summary: str
     source: str = ""
-    check: Callable[[Any], Iterable[str]] = _nothing_to_check
+    check: Callable[[Any], Iterable[str]] = _nothing
+    missing: Callable[[Any], Iterable[str]] = _nothing
     requires: tuple[str, ...] = ()
     extra: str = ""
 

@@ -105,6 +105,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         summary="local Parquet, JSON lines or text files",
         options=FilesOptions,
         check=local_files.check,
+        missing=local_files.missing,
         requires=("pyarrow",),
         extra="data",
         read=_read_files,

@@ -28,19 +28,23 @@ def suffix(path: Path) -> str:
 
 
 def check(options: FilesOptions) -> Iterable[str]:
-    """What is missing or of an unknown format."""
+    """What is of an unknown format, or has not the fields it is read for."""
     if not options.paths:
         yield "'paths' is empty: name at least one file"
     for path in options.paths:
-        files = expand(path)
-        if not files:
-            yield f"no file at {path}"
-        for file in files:
+        for file in expand(path):
             if not suffix(file):
                 yield f"cannot read {file}: formats are {', '.join(SUFFIXES)}"
             elif suffix(file) in (".txt", ".md") and options.yields != "text":
                 yield f"{file} can only yield text rows, not {options.yields} rows"
     yield from column_problems(options.yields, options.columns)
+
+
+def missing(options: FilesOptions) -> Iterable[str]:
+    """Paths at which there is nothing on this machine."""
+    for path in options.paths:
+        if not expand(path):
+            yield f"no file at {path}"
 
 
 def fingerprint(options: FilesOptions) -> str:

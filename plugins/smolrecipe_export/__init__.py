@@ -81,6 +81,8 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         source="transformers: config.json, generation_config.json, tokenizer_config.json",
         options=ExportOptions,
         check=check,
+        requires=("torch", "transformers"),
+        extra="mergekit",
         run=run,
         produces=lambda options: {"hf-model": True},
     )

@@ -87,6 +87,8 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         source="lm-evaluation-harness 0.4",
         options=EvaluateOptions,
         check=check,
+        requires=("lm_eval", "accelerate", "torch", "transformers"),
+        extra="eval",
         run=run,
         produces=lambda options: {},
         devices=lambda options: Devices(device=options.device),

@@ -41,6 +41,8 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         source="mergekit, arXiv:2403.13257",
         options=MergeOptions,
         check=check,
+        requires=("mergekit", "torch", "transformers"),
+        extra="mergekit",
         run=run,
         produces=lambda options: {"hf-model": True},
     )

@@ -50,6 +50,7 @@ class DraftedModel:
 
     @property
     def decoder(self) -> Any:
+        """The draft's decoder config."""
         return self.draft.decoder
 
 
@@ -158,7 +159,7 @@ def trainer_config(
             last_save_model_only=False,
             initial_load_path=None if source is None else str(source),
             initial_load_in_hf=start.hugging_face is not None,
-            initial_load_model_only=not start.everything,
+            initial_load_model_only=source is not None and not start.everything,
         ),
     )
 

@@ -114,21 +114,24 @@ def steps_of(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def discard_broken(folder: Path, device: torch.device, say: Callable[[str], None]) -> None:
-    """Delete checkpoints that are not whole, from the last one back to the first whole one.
+def find_whole(folder: Path, device: torch.device, say: Callable[[str], None]) -> int | None:
+    """The step of the last whole checkpoint in a folder; later ones, which are not whole, are deleted.
 
     All processes call this together, before anything is loaded.
     """
     found = [list(steps_of(folder)) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found, src=0, device=device)
+    whole = None
     for step in found[0] or ():
         path = folder / f"step-{step}"
         if is_whole_everywhere(path, device):
+            whole = step
             break
         say(f"the checkpoint of step {step} was not finished, or is damaged: it is not used")
         if dist.get_rank() == 0:
             shutil.rmtree(path)
     dist.barrier()
+    return whole
 
 
 def is_whole_everywhere(folder: Path, device: torch.device) -> bool:

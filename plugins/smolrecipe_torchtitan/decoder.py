@@ -9,6 +9,7 @@ Shape suffixes: B batch, L sequence length, N heads, H head dimension.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -165,8 +166,8 @@ class RecipeDecoder(Llama3Model):
         return super().forward(tokens, positions, attention_masks)
 
     def _build_mask(self, tokens: torch.Tensor, positions: torch.Tensor | None) -> Any:
-        first_layer: Any = next(iter(self.layers.values()))
-        build_mask = getattr(first_layer.attention.inner_attention, "build_mask", None)
+        layer: Any = next(iter(self.layers.values()), None)  # a pipeline stage may have only an embedding
+        build_mask = None if layer is None else getattr(layer.attention.inner_attention, "build_mask", None)
         if build_mask is None:
             return None
         batch, length = tokens.shape[:2]
@@ -184,7 +185,9 @@ class RecipeDecoder(Llama3Model):
         torchtitan draws each process' shard by itself, which gives all shards the same numbers on a CPU and other
         weights for another number of pipeline stages everywhere.
         """
-        super().init_states(buffer_device=buffer_device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="DTensor random operators")  # their numbers are replaced below
+            super().init_states(buffer_device=buffer_device)
         for module_name, module in self.named_modules():
             initializers = getattr(module, "_param_init", None) or {}
             for name, parameter in module.named_parameters(recurse=False):

@@ -7,6 +7,7 @@ the two attributes that hold it, before any other torchtitan module is imported.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sys
@@ -79,3 +80,12 @@ def use_device(device: Literal["cpu", "cuda"]) -> None:
         raise RuntimeError(f"torchtitan was imported for '{titan_utils.device_type}' before use_device('{wanted}')")
     titan_utils.device_type = "cpu"
     titan_utils.device_module = _CpuModule("smolrecipe_cpu")
+    logging.getLogger().addFilter(_is_no_guess_about_gpus)
+
+
+def _is_no_guess_about_gpus(record: logging.LogRecord) -> bool:
+    """Whether a log record is something else than torchtitan's search for the peak speed of a GPU.
+
+    torchtitan logs through the root logger, whose filters see no other logger's records.
+    """
+    return not record.getMessage().startswith(("Error running lspci", "Peak flops undefined"))

@@ -75,6 +75,6 @@ class StageMetrics(MetricsProcessor):
 def not_finite(what: str, value: float, step: int) -> StageError:
     """The error for a step that broke the model."""
     return StageError(
-        f"the {what} is {value} in step {step}; no checkpoint was kept from there on. Lower the learning rate, lengthen "
-        "the warm-up or look at the data of this step"
+        f"the {what} is {value} in step {step}; no checkpoint was kept from there on. Lower the learning rate, "
+        "lengthen the warm-up or look at the data of this step"
     )

@@ -68,8 +68,8 @@ class StageOptimizers(OptimizersContainer[torch.optim.Optimizer]):
             else:
                 patterns = ", ".join(f"'{config.pattern}'" for config in param_group_configs)
                 raise StageError(
-                    f"parameter '{name}' is in no group of the optimizer: none of its patterns ({patterns}) matches it; "
-                    "end the groups with one that matches everything, such as '.'"
+                    f"parameter '{name}' is in no group of the optimizer: none of its patterns ({patterns}) matches "
+                    "it; end the groups with one that matches everything, such as '.'"
                 )
         groups: dict[str, list[dict[str, Any]]] = {}
         matched: dict[str, list[str]] = {}

@@ -106,17 +106,17 @@ class PretrainOptions:
     )
     carry: Literal["weights", "everything"] = option(
         default="weights",
-        doc="what is taken over from the stage named by 'from'. weights: nothing else, so step count, schedule, optimizer "
-        "and data start anew. everything: the optimizer's state, the step count, so that the stages follow one "
-        "learning-rate trajectory, and how far each data source has been read. This stage's own rates, weight decay and "
-        "so on always hold",
+        doc="what is taken over from the stage named by 'from'. weights: nothing else, so step count, schedule, "
+        "optimizer and data start anew. everything: the optimizer's state, the step count, so that the stages follow "
+        "one learning-rate trajectory, and how far each data source has been read. This stage's own rates, weight "
+        "decay and so on always hold",
     )
     steps: int = option(at_least=1, doc="optimizer steps of this stage")
     trajectory_steps: int | None = option(
         default=None,
         at_least=1,
-        doc="optimizer steps of the learning-rate trajectory where it spans several stages; up to the end of this stage "
-        "where not given",
+        doc="optimizer steps of the learning-rate trajectory where it spans several stages; up to the end of this "
+        "stage where not given",
     )
     sequence_length: int = option(at_least=2, doc="tokens of a sample that are trained on")
     global_batch: int = option(at_least=1, doc="samples in one optimizer step, over all processes")

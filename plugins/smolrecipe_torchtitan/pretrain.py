@@ -8,14 +8,14 @@ import math
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch.distributed as dist  # noqa: TID253
 
 from smolrecipe import Artifact, Measure, StageContext, StageError
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
-from smolrecipe_torchtitan.checkpoints import discard_broken, is_whole_everywhere, keep_last, steps_of
+from smolrecipe_torchtitan.checkpoints import find_whole, is_whole_everywhere, keep_last
 from smolrecipe_torchtitan.checks import compose_hf_config, produces
 from smolrecipe_torchtitan.held_out import held_out_loss
 from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
@@ -52,6 +52,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
         else None
     )
     start = find_start(options, context)
+    _check_trajectory(options, start)
     rows = options.data.component.open(
         options.data.options, context, options.sequence_length, options.seed, start.position
     )
@@ -100,8 +101,13 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
 
 @contextmanager
 def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrainer]:
-    """A trainer and its process group. torchtitan turns Python's garbage collector off; here it is on again after."""
+    """A trainer and its process group.
+
+    torchtitan turns Python's garbage collector off and calls it itself; here it is on again afterwards. What exists
+    already, mostly imported modules, is kept out of its collections: they would take longer than a small model's step.
+    """
     collecting = gc.isenabled()
+    gc.freeze()
     if alone:
         _meet_oneself()
     trainer: StageTrainer | None = None
@@ -114,9 +120,12 @@ def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrai
         # A process that fails beside others must not wait for them in a collective operation.
         if alone or not failed:
             if trainer is not None:
+                with suppress(Exception if failed else ()):
+                    trainer.checkpointer.maybe_wait_for_saving()
                 trainer.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
+        gc.unfreeze()
         if collecting:
             gc.enable()
 
@@ -133,9 +142,7 @@ def _restore(
     trainer: StageTrainer, context: StageContext, start: Start, names: dict[str, str] | None, model: DraftedModel
 ) -> bool:
     """Load what the stage goes on from, checked beforehand. Returns whether that is a checkpoint of its own."""
-    own = context.folder / CHECKPOINTS_FOLDER
-    discard_broken(own, trainer.device, context.say)
-    resumed = bool(steps_of(own))
+    resumed = find_whole(context.folder / CHECKPOINTS_FOLDER, trainer.device, context.say) is not None
     if not resumed and start.checkpoint is not None:
         if not is_whole_everywhere(start.checkpoint, trainer.device):
             raise StageError(f"the checkpoint {start.checkpoint} is damaged: run the stage that made it again")
@@ -155,6 +162,15 @@ def _check_vocabulary(tokenizer: TokenizerFacts, model: DraftedModel) -> None:
         raise StageError(
             f"the tokenizer has {tokenizer.size} tokens and the model only {model.decoder.vocab_size}: "
             f"set vocab_size of the decoder to {tokenizer.size} or more"
+        )
+
+
+def _check_trajectory(options: PretrainOptions, start: Start) -> None:
+    last = start.step + options.steps
+    if options.trajectory_steps is not None and options.trajectory_steps < last:
+        raise StageError(
+            f"trajectory_steps ({options.trajectory_steps}) ends within this stage, whose steps are {start.step + 1} "
+            f"to {last} of the trajectory: raise it to {last} or more"
         )
 
 

@@ -27,7 +27,6 @@ class Progress(TrainerCallback):
         self._metrics = metrics
         self._tokens = 0.0
         self._since = 0.0
-        self.last: dict[str, float] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
@@ -55,8 +54,7 @@ class Progress(TrainerCallback):
                     "or max_grad_norm, or look for broken rows"
                 )
         now, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
-        self.last = {reported: float(logs[name]) for name, reported in self._metrics.items() if name in logs}
-        reported = dict(self.last)
+        reported = {name: float(logs[engine]) for engine, name in self._metrics.items() if engine in logs}
         if tokens:
             reported["tokens_per_second"] = round((tokens - self._tokens) / max(now - self._since, 1e-9), 1)
         self._since, self._tokens = now, tokens

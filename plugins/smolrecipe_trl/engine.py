@@ -11,6 +11,7 @@ import datasets  # noqa: TID253
 import huggingface_hub.constants
 import torch  # noqa: TID253
 from transformers import (  # noqa: TID253
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -43,11 +44,14 @@ def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenize
     """The model's tokenizer with the recipe's chat template and end of turn.
 
     Raises:
-        StageError: for a tokenizer that does not fit the template.
+        StageError: for a tokenizer that fits neither the template nor the model.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     template = template_text(options.chat_template)
     check_tokenizer(tokenizer, template, options.eos_token)
+    vocabulary = AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size
+    if len(tokenizer) > vocabulary:
+        raise StageError(f"the tokenizer has {len(tokenizer)} tokens, the model only {vocabulary} ({folder})")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or options.eos_token
     tokenizer.eos_token = options.eos_token
@@ -58,19 +62,10 @@ def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenize
 def load_model(
     folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase, context: StageContext
 ) -> PreTrainedModel:
-    """The model in float32, which its weights are trained in whatever the precision of the computation.
-
-    Raises:
-        StageError: for a tokenizer with more tokens than the model has embeddings.
-    """
+    """The model in float32, which its weights are trained in whatever the precision of the computation."""
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention_kernel(options), local_files_only=True
     )
-    embeddings = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > embeddings:
-        raise StageError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model in {folder} only {embeddings} embeddings"
-        )
     for config in (model.config, model.generation_config):
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow.compute as compute
 import torch  # noqa: TID253
 from datasets import Dataset  # noqa: TID253
 from transformers import Trainer  # noqa: TID253
@@ -24,6 +25,11 @@ def batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
         else:
             result.append([row])
     return result
+
+
+def row_lengths(rows: Dataset, column: str) -> list[int]:
+    """How many integers each row has in a column, without reading them."""
+    return [int(length) for length in compute.list_value_length(rows.data.column(column)).to_pylist()]
 
 
 def own_batches(trainer: Trainer, all_batches: Sequence[list[int]]) -> Iterator[tuple[list[int], bool]]:
@@ -56,7 +62,7 @@ def learned_loss(trainer: Trainer, rows: Dataset, collate: Collate, most_tokens:
     """The mean loss in nats and the share of right first guesses over the learned tokens of ``rows``."""
     device = trainer.args.device
     totals = torch.zeros(3, dtype=torch.float64, device=device)
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    lengths = row_lengths(rows, "input_ids")
     with measuring(trainer) as model:
         for numbers, counts in own_batches(trainer, batches(lengths, most_tokens)):
             batch = collate([rows[number] for number in numbers])

@@ -16,7 +16,7 @@ from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.chat_templates import template_name
 from smolrecipe_trl.conversations import pair
 from smolrecipe_trl.engine import engine_arguments, load_model, load_tokenizer, silence_engines
-from smolrecipe_trl.held_out import batches, before_and_after, measuring, own_batches
+from smolrecipe_trl.held_out import batches, before_and_after, measuring, own_batches, row_lengths
 from smolrecipe_trl.options import PreferenceOptions, fraction_name
 from smolrecipe_trl.preference_trainer import (
     COLUMNS,
@@ -74,10 +74,8 @@ def align(options: PreferenceOptions, context: StageContext) -> Artifact:
     trainer = make_trainer(options, context, rows.train, tokenizer, model, reference, steps)
 
     def measure() -> dict[str, Any]:
-        most_tokens = 2 * options.micro_batch * options.max_length
-        return {
-            name: _answers(trainer, held, tokenizer.pad_token_id, most_tokens) for name, held in rows.held_out.items()
-        }
+        most_tokens = options.micro_batch * options.max_length
+        return {name: _answers(trainer, held, tokenizer, most_tokens) for name, held in rows.held_out.items()}
 
     course = run_course(
         trainer, tokenizer, options, context, measure=measure, metrics=_METRICS, keep=_kept_steps(options, steps)
@@ -200,7 +198,8 @@ def _answers(trainer: PreferenceTrainer, rows: Dataset, tokenizer: Any, most_tok
     """
     device = trainer.args.device
     found = torch.zeros(len(rows), 4, dtype=torch.float64, device=device)
-    lengths = [max(map(len, ids)) for ids in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
+    halves = (row_lengths(rows, "chosen_ids"), row_lengths(rows, "rejected_ids"))
+    lengths = [max(pair) for pair in zip(*halves, strict=True)]
     with measuring(trainer) as model:
         for numbers, counts in own_batches(trainer, batches(lengths, most_tokens)):
             batch = collate_pairs([rows[number] for number in numbers], tokenizer.pad_token_id)

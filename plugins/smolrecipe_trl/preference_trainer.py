@@ -39,9 +39,7 @@ class PreferenceTrainer(RecipeTrainer, DPOTrainer):
         if reference is None:
             self.ref_model = None
         if self.aux_loss_enabled:
-            raise StageError(
-                "this model has a router loss of its own, which a preference loss would drop: not supported"
-            )
+            raise StageError("this model has a router loss of its own, which a preference loss would drop")
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
@@ -141,13 +139,10 @@ def per_pair_loss(loss: Use[Loss], batch: PreferenceBatch) -> PreferenceLoss:
     for name in ("losses", "chosen_rewards", "rejected_rewards"):
         value = getattr(answer, name)
         if value is not None and tuple(value.shape) != shape:
-            raise StageError(
-                f"loss '{loss.name}' returned {name} of shape {tuple(value.shape)} for pairs of shape {shape}"
-            )
+            found = tuple(value.shape)
+            raise StageError(f"loss '{loss.name}' returned {name} of shape {found} for pairs of shape {shape}")
     if batch.policy_chosen.requires_grad and not answer.losses.requires_grad:
-        raise StageError(
-            f"loss '{loss.name}' returned losses that do not depend on the policy: nothing would be learned"
-        )
+        raise StageError(f"loss '{loss.name}' does not depend on the policy: nothing would be learned")
     return answer
 
 

@@ -59,7 +59,6 @@ def run_course(
     if checkpoint is not None:
         context.say(f"going on from {checkpoint.name}")
     before: dict[str, Any] = {}
-    progress = Progress(context, metrics)
 
     def at_start() -> None:
         before.update(_once(context, folder / _BEFORE_FILE, measure))
@@ -71,13 +70,14 @@ def run_course(
 
     finish_trainer(trainer)
     trainer.add_callback(AtStart(at_start))
-    trainer.add_callback(progress)
+    trainer.add_callback(Progress(context, metrics))
     trainer.add_callback(CompleteCheckpoints())
     if keep:
         trainer.add_callback(AtSteps(keep, publish))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     after = measure()
-    return Course(before, after, progress.last)
+    logged = next((logs for logs in reversed(trainer.state.log_history) if "loss" in logs), {})
+    return Course(before, after, {name: logged[engine] for engine, name in metrics.items() if engine in logged})
 
 
 def clean_up(trainer: Trainer, context: StageContext) -> None:

@@ -32,6 +32,13 @@ def test_null_removes_an_inherited_key(write_recipe: Write) -> None:
     assert plain(compose(path)) == {"a": {"y": 2, "z": None}}
 
 
+def test_extending_nothing_replaces_what_would_be_inherited(write_recipe: Write) -> None:
+    write_recipe("a: {x: 1, y: {z: 2}}\n", "base.yaml")
+    write_recipe("extends: base.yaml\na: {extends: null, w: 3}\n", "middle.yaml")
+    path = write_recipe("extends: middle.yaml\na: {v: 4}\n")
+    assert plain(compose(path)) == {"a": {"w": 3, "v": 4}}
+
+
 def test_extends_works_in_any_mapping_and_relative_to_its_file(write_recipe: Write) -> None:
     write_recipe("web: 0.8\ncode: 0.2\n", "mixtures/one.yaml")
     write_recipe("data: {extends: mixtures/one.yaml, code: 0.1}\n", "base.yaml")

@@ -10,11 +10,11 @@ import pytest
 import smolrecipe
 from smolrecipe import Devices, Problem
 from smolrecipe.errors import RecipeError
-from smolrecipe.planning.make import make_plan, missing_modules
+from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.structure import structure
-from smolrecipe.running.machine import machine_problems
+from smolrecipe.running.machine import lacking, lacking_devices
 from smolrecipe_registry.discovery import Registry, load_registry
 
 Write = Callable[..., Path]
@@ -84,9 +84,17 @@ def test_a_checkpoint_that_is_not_published_is_refused(problems: Callable[..., l
 
 
 def test_components_check_their_options(problems: Callable[..., list[str]]) -> None:
-    found = problems("stages:\n  one: {use: count, to: 1, data: {w: {use: words, file: none.txt}}}\n")
-    assert len(found) == 1
-    assert found[0].startswith("4:35: source 'words': there is no file") and found[0].endswith("none.txt")
+    assert problems("stages:\n  one: {use: count, to: 1, data: {w: {use: words, words: []}}}\n") == [
+        "4:35: source 'words': 'words' is empty: name at least one"
+    ]
+
+
+def test_what_is_missing_here_leaves_a_recipe_valid(plan: Callable[..., Plan]) -> None:
+    planned = plan("stages:\n  one: {use: count, to: 1, data: {w: {use: words, file: none.txt}}}\n")
+    (problem,) = lacking(planned, planned.stages)
+    assert problem.message.startswith("source 'words': there is no file") and problem.message.endswith("none.txt")
+    assert problem.place is not None and (problem.place.line, problem.place.column) == (4, 35)
+    assert lacking(planned, []) == []
 
 
 def test_plugins_may_refuse_a_plan(write_recipe: Write, toy_plugin: None) -> None:
@@ -162,24 +170,24 @@ def test_a_changed_plugin_changes_the_digest(
 def test_a_machine_without_the_gpus_is_told_in_one_sentence(plan: Callable[..., Plan]) -> None:
     text = "try_instead: small.yaml\nstages:\n  one: {use: count, to: 1, device: cuda, processes: 384}\n"
     planned = plan(text)
-    (problem,) = machine_problems(planned, planned.stages)
+    (problem,) = lacking_devices(planned, planned.stages)
     assert problem.message == (
         "stage 'one' asks for 384 GPUs of 80 GiB, and launcher 'direct' finds none here; "
         "'small.yaml' is the same pipeline at a size for this machine"
     )
-    assert machine_problems(plan(text, "launcher.gpus=384"), planned.stages)[:0] == []
+    assert lacking_devices(plan(text, "launcher.gpus=384"), planned.stages)[:0] == []
     enough = plan(text, "launcher.gpus=384")
-    assert machine_problems(enough, enough.stages) == []
+    assert lacking_devices(enough, enough.stages) == []
     assert planned.stages[0].devices == Devices(processes=384, device="cuda", memory_gib=80)
 
 
 def test_a_missing_engine_names_its_extra(plan: Callable[..., Plan], registry: Registry) -> None:
     planned = plan("stages:\n  one: {use: count, to: 1}\n")
-    assert missing_modules(planned) == []
+    assert lacking(planned, planned.stages) == []
     component = planned.stages[0].use.component
     object.__setattr__(component, "requires", ("an_engine_that_is_not_there",))
     object.__setattr__(component, "extra", "engine")
-    (problem,) = missing_modules(planned)
+    (problem,) = lacking(planned, planned.stages)
     assert problem.message == (
         "stage kind 'count' needs an_engine_that_is_not_there, which is not installed: pip install 'smolrecipe[engine]'"
     )

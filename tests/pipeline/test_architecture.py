@@ -230,7 +230,6 @@ def test_the_full_model_is_smollm3_3b(catalog):
     model, drafted = assemble(catalog, smollm3, length=65536)
     with torch.device("meta"):
         decoder = drafted.decoder.build()
-        # Everything the class' defaults do not say is in the config: the defaults are those of another context length.
         theirs = SmolLM3ForCausalLM(SmolLM3Config(**compose_hf_config(model)))
     assert sum(parameter.numel() for parameter in decoder.parameters()) == 3_075_098_624
     assert sum(parameter.numel() for parameter in theirs.parameters()) == 3_075_098_624

@@ -296,7 +296,7 @@ def test_a_template_that_drops_a_turn_or_part_of_it_is_found_out(
 
 
 def test_keys_that_arrow_fills_with_none_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Mixed template arguments come back from Arrow with ``enable_thinking: None``, which a template takes for false."""
+    """Mixed arguments come back from Arrow with ``enable_thinking: None``, which a template takes for false."""
     rows = [chat("1", "2", enable_thinking=False), chat("1", "2", custom_instructions="Be kind."), chat("1", "2")]
     filled = Dataset.from_list(rows)[1]
     assert filled["chat_template_kwargs"] == {"enable_thinking": None, "custom_instructions": "Be kind."}
@@ -344,7 +344,7 @@ def test_unusable_rows_are_reported_together(tmp_path: Path, tokenizer: PreTrain
     assert lines[2] == "  row 2 of source 'poor' is null, not a mapping"
     assert len(lines) == 7 and lines[-1] == "  and 2 more"
     assert not (tmp_path / "rows").exists()
-    with pytest.raises(StageError, match="^at least 20 row"):
+    with pytest.raises(StageError, match=r"^at least 20 row"):
         make_rows(tmp_path, tokenizer, sft_options(data={"poor": rows_of(*[bad] * 50)}))
 
 
@@ -398,7 +398,7 @@ def test_packing_conserves_tokens_and_keeps_labels_with_them(
 ) -> None:
     """Also holds the names of the strategies against those TRL takes."""
     conversations = [chat(f"{number}?", "x" * (number % 30)) for number in range(60)]
-    options = sft_options(data={"a": rows_of(*conversations)}, packing=packing, loss_on="all", max_length=80)
+    options = sft_options(data={"a": rows_of(*conversations)}, packing=packing, loss_on="all", max_length=64)
     rows = make_rows(tmp_path, tokenizer, options)
     texts = [rendered(tokenizer, "compact", row) for row in conversations]
     whole = [tokenizer(text)["input_ids"] for text in texts]
@@ -549,7 +549,7 @@ def test_every_pass_is_a_permutation_and_the_order_has_a_prefix_property() -> No
 
 def test_processes_share_a_step_evenly_or_not_at_all() -> None:
     assert accumulation(sft_options(global_batch=8, micro_batch=2), 2) == 2
-    with pytest.raises(StageError, match="8 rows .* cannot be shared evenly by 3 process"):
+    with pytest.raises(StageError, match=r"8 rows .* cannot be shared evenly by 3 process"):
         accumulation(sft_options(global_batch=8), 3)
 
 
@@ -591,12 +591,12 @@ def test_batches_are_bounded_and_cover_all_rows() -> None:
 
 
 def test_tokens_of_multi_byte_characters_are_marked_whole(tokenizer: PreTrainedTokenizerFast) -> None:
-    template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}.{% endfor %}"
+    template = "{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}{% endgeneration %}.{% endfor %}"
     renderer = ChatRenderer(tokenizer, template)
     (tokens,) = tokenise(
         tokenizer, [renderer.conversation(conversation({"messages": [{"role": "user", "content": "é☠"}]}))]
     )
-    assert tokens.marked.tolist() == [True] * 5 + [False]
+    assert tokens.marked.tolist() == [False] * 4 + [True] * 5 + [False]
 
 
 # Options
@@ -627,7 +627,7 @@ def test_good_options_have_no_problem(tmp_path: Path) -> None:
         ({"data": {"t": rows_of(yields="text")}}, "'data.t': source 'rows' yields text rows"),
         ({"held_out": {"p": rows_of(yields="preference")}}, "'held_out.p'"),
         ({"chat_template": Path("/nowhere/smolm3")}, "there is no file /nowhere/smolm3; the built-in"),
-        ({"chat_template": Path(__file__)}, "has no {% generation %} markers"),
+        ({"chat_template": Path(pytest.__file__)}, "has no {% generation %} markers"),
         ({"parallelism": Parallelism(sharding="fsdp2")}, "fsdp2 runs on cuda only"),
         ({"attention": "flex"}, "flex has no backward pass on cpu"),
         ({"attention": "flash"}, "flash has no cpu kernel"),
@@ -663,7 +663,7 @@ def test_stage_kinds_say_what_they_make_and_need() -> None:
 
 
 def test_the_plugin_is_light() -> None:
-    code = "import sys, smolrecipe_trl; print(sorted({'torch', 'trl', 'transformers', 'datasets', 'jinja2'} & set(sys.modules)))"
+    code = "import sys, smolrecipe_trl; print(sorted({'torch', 'trl', 'datasets', 'jinja2'} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

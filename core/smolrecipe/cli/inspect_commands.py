@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import click
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
 from smolrecipe.cli.tables import print_table
 from smolrecipe.options import Model, Use, yaml_key
-from smolrecipe.planning.make import missing_modules
-from smolrecipe.planning.plan import PlannedStage
+from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import iterate_uses
-from smolrecipe.running.machine import machine_problems
+from smolrecipe.running.machine import lacking
 from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE, RunStore
+
+_NOTES = 5
 
 
 @click.command()
@@ -29,8 +30,7 @@ def validate(session: Session, recipe: str, settings: tuple[str, ...]) -> None:
     """Check a recipe without running it: keys, types, components, data and the order of stages."""
     plan = session.plan(recipe, settings)
     click.echo(f"{plan.recipe.file}: valid, {len(plan.stages)} stages")
-    for problem in missing_modules(plan):
-        click.echo(f"note: {problem.message}", err=True)
+    _note_what_is_lacking(plan, plan.stages)
 
 
 @click.command()
@@ -70,8 +70,7 @@ def plan(session: Session, recipe: str, settings: tuple[str, ...], runs: Path, a
         for stage in planned.stages
     ]
     print_table(("stage", "kind", "consumes", "runs on", "digest", "status"), rows, title=planned.recipe.name)
-    for problem in [*missing_modules(planned), *machine_problems(planned, planned.stages)]:
-        click.echo(f"note: {problem}", err=True)
+    _note_what_is_lacking(planned, [stage for stage in planned.stages if not store.is_published(stage)])
 
 
 @click.command()
@@ -112,6 +111,15 @@ def ls(runs: Path, as_json: bool) -> None:
         for item in listing
     ]
     print_table(("recipe", "artifact", "kind", "status", "MiB", "seconds", "started (UTC)"), rows, right=(4, 5))
+
+
+def _note_what_is_lacking(plan: Plan, stages: Iterable[PlannedStage]) -> None:
+    """Say what keeps a valid recipe from running on this machine, the first few things of it."""
+    problems = lacking(plan, stages)
+    for problem in problems[:_NOTES]:
+        click.echo(f"not on this machine: {problem}", err=True)
+    if len(problems) > _NOTES:
+        click.echo(f"not on this machine: {len(problems) - _NOTES} more like these; 'run' lists them all", err=True)
 
 
 def _status(store: RunStore, stage: PlannedStage) -> str:

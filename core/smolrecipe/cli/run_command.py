@@ -12,8 +12,7 @@ from smolrecipe.cli.measures import measures_of, print_measures
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
 from smolrecipe.cli.views import make_view
 from smolrecipe.errors import RecipeError
-from smolrecipe.planning.make import missing_modules
-from smolrecipe.running.machine import machine_problems
+from smolrecipe.running.machine import lacking
 from smolrecipe.running.runner import Runner
 from smolrecipe.running.store import write_json
 
@@ -31,8 +30,7 @@ def run(session: Session, recipe: str, settings: tuple[str, ...], runs: Path, as
     plan = session.plan(recipe, settings)
     store = store_of(plan.recipe, runs)
     to_run = [stage for stage in plan.stages if not store.is_published(stage)]
-    problems = [*machine_problems(plan, to_run), *(missing_modules(plan) if to_run else ())]
-    if problems:
+    if problems := lacking(plan, to_run):
         raise RecipeError(problems)
     store.open()
     with make_view(plan) as view:

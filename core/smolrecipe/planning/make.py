@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 from smolrecipe.catalog import Catalog, near_miss
 from smolrecipe.components import KINDS
 from smolrecipe.errors import Problem, RecipeError
-from smolrecipe.options import Use, walk
 from smolrecipe.planning.digest import stage_digest
 from smolrecipe.planning.plan import Plan, PlannedStage, Reference, references
 from smolrecipe.recipe.recipe import Recipe
-from smolrecipe.recipe.structure import iterate_uses
+from smolrecipe.recipe.structure import all_uses
 
 
 def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
@@ -48,31 +46,6 @@ def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
     if found:
         raise RecipeError(found)
     return plan
-
-
-def missing_modules(plan: Plan) -> list[Problem]:
-    """A problem for each component that runs on a package which is not installed here."""
-    problems: dict[str, Problem] = {}
-    for path, use in _all_uses(plan.recipe):
-        missing = [module for module in use.component.requires if importlib.util.find_spec(module) is None]
-        if missing:
-            extra = use.component.extra
-            remedy = f"pip install 'smolrecipe[{extra}]'" if extra else f"pip install {' '.join(missing)}"
-            label = f"{KINDS[type(use.component)]} '{use.name}'"
-            problems.setdefault(
-                label,
-                Problem(
-                    f"{label} needs {', '.join(missing)}, which is not installed: {remedy}", plan.recipe.place(path)
-                ),
-            )
-    return list(problems.values())
-
-
-def _all_uses(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Use[Any]]]:
-    for path, top in iterate_uses(recipe):
-        for inner_path, value, _ in walk(top, path):
-            if isinstance(value, Use):
-                yield inner_path, value
 
 
 def _unknown_stages(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> Iterator[Problem]:
@@ -112,7 +85,7 @@ def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[st
 
 
 def _component_problems(recipe: Recipe) -> Iterator[Problem]:
-    for path, use in _all_uses(recipe):
+    for path, use in all_uses(recipe):
         for message in use.component.check(use.options):
             yield Problem(f"{KINDS[type(use.component)]} '{use.name}': {message}", recipe.place(path))
 

@@ -1,4 +1,8 @@
-"""Composing a recipe: ``extends:`` in any mapping, and ``--set a.b.c=value`` over all."""
+"""Composing a recipe: ``extends:`` in any mapping, and ``--set a.b.c=value`` over all.
+
+``extends: file`` loads a file under the mapping; ``extends: null`` says that the mapping stands alone and replaces what
+it would inherit.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +47,8 @@ def _resolve(node: Node, chain: tuple[Path, ...]) -> Node:
     extends = node.value.get(EXTENDS)
     if extends is None:
         return own
+    if extends.value is None:
+        return Node(children, node.place, node.key_places, replaces=True)
     references = extends.value if isinstance(extends.value, list) else [extends]
     base: Node | None = None
     for reference in references:

@@ -15,11 +15,15 @@ Scalar = str | int | float | bool | None
 
 @frozen
 class Node:
-    """A YAML value with its place. ``key_places`` of a mapping are the places of its keys."""
+    """A YAML value with its place. ``key_places`` of a mapping are the places of its keys.
+
+    A mapping that ``replaces`` is not merged over what it would inherit.
+    """
 
     value: Scalar | dict[str, Node] | list[Node]
     place: Place
     key_places: Mapping[str, Place] = {}
+    replaces: bool = False
 
 
 class PlacedText(str):
@@ -63,9 +67,10 @@ def merge(base: Node, over: Node) -> Node:
     """``over`` laid over ``base``.
 
     Mappings are merged key by key, everything else is replaced. A mapping whose ``use:`` differs from the base's
-    replaces it whole: the options of one component mean nothing to another. ``null`` removes the base's key.
+    replaces it whole: the options of one component mean nothing to another. So does one that says ``extends: null``.
+    ``null`` removes the base's key.
     """
-    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+    if over.replaces or not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     if _use(over) is not None and _use(base) is not None and _use(over) != _use(base):
         return over
@@ -77,7 +82,7 @@ def merge(base: Node, over: Node) -> Node:
             continue
         merged[key] = merge(merged[key], child) if key in merged else child
         key_places[key] = over.key_places.get(key, child.place)
-    return Node(merged, over.place, key_places)
+    return Node(merged, over.place, key_places, base.replaces)
 
 
 def _use(node: Node) -> Scalar | dict[str, Node] | list[Node]:

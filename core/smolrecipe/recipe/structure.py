@@ -12,7 +12,7 @@ from cattrs import Converter
 from smolrecipe.catalog import Catalog, near_miss
 from smolrecipe.components import KINDS, Launcher, StageKind, Tracker
 from smolrecipe.errors import Problem, RecipeError
-from smolrecipe.options import Model, Use
+from smolrecipe.options import Model, Use, walk
 from smolrecipe.recipe.converter import describe, make_converter
 from smolrecipe.recipe.nodes import Node, Path_, merge, places, plain
 from smolrecipe.recipe.problems import bound_problems, structuring_problems
@@ -148,6 +148,14 @@ class _Structurer:
 def _reading_order(problem: Problem) -> Any:
     place = problem.place
     return (place.file, place.line or 0, place.column or 0, problem.message) if place else ("", 0, 0, problem.message)
+
+
+def all_uses(recipe: Recipe) -> Iterator[tuple[Path_, Use[Any]]]:
+    """Every component of the recipe with its path, those inside others' options too."""
+    for path, top in iterate_uses(recipe):
+        for inner_path, value, _ in walk(top, path):
+            if isinstance(value, Use):
+                yield inner_path, value
 
 
 def iterate_uses(recipe: Recipe) -> Iterator[tuple[Path_, Use[Any]]]:

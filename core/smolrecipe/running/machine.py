@@ -1,45 +1,70 @@
-"""What a plan asks of the machine, held against what its launcher can start."""
+"""What a plan asks of this machine and this machine lacks: devices, packages, data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
 
-from smolrecipe.components import Devices
+from smolrecipe.components import KINDS, Devices
 from smolrecipe.errors import Problem
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.recipe.structure import all_uses
 
 
-def machine_problems(plan: Plan, stages: Iterable[PlannedStage]) -> list[Problem]:
+def lacking(plan: Plan, stages: Iterable[PlannedStage]) -> list[Problem]:
+    """What keeps ``stages`` from running here. Where devices are lacking, that alone: the rest is another machine's."""
+    stages = list(stages)
+    return lacking_devices(plan, stages) or [*_lacking_packages(plan, stages), *_lacking_data(plan, stages)]
+
+
+def lacking_devices(plan: Plan, stages: Iterable[PlannedStage]) -> list[Problem]:
     """One problem that names the largest need which the launcher cannot meet, and the recipe to try instead."""
     launcher = plan.recipe.launcher
     capacity = launcher.component.capacity(launcher.options)
-    if capacity is None:
+    short = [stage for stage in stages if capacity is not None and _exceeds(stage.devices, capacity)]
+    if capacity is None or not short:
         return []
-    lacking = [stage for stage in stages if _lacks(stage.devices, capacity)]
-    if not lacking:
-        return []
-    largest = max(lacking, key=lambda stage: stage.devices.processes)
-    available = capacity.get(largest.devices.device, 0)
-    memory = f" of {largest.devices.memory_gib:g} GiB" if largest.devices.memory_gib else ""
-    instead = (
-        f"; '{plan.recipe.try_instead}' is the same pipeline at a size for this machine"
-        if plan.recipe.try_instead
-        else ""
-    )
+    largest = max(short, key=lambda stage: stage.devices.processes)
+    devices = largest.devices
+    found = capacity.get(devices.device, 0)
+    memory = f" of {devices.memory_gib:g} GiB" if devices.memory_gib else ""
+    instead = plan.recipe.try_instead
+    hint = f"; '{instead}' is the same pipeline at a size for this machine" if instead else ""
     return [
         Problem(
-            f"stage '{largest.name}' asks for {largest.devices.processes} {_unit(largest.devices)}{memory}, "
-            f"and launcher '{launcher.name}' finds {available or 'none'} here{instead}",
+            f"stage '{largest.name}' asks for {devices.processes} {'GPUs' if devices.device == 'cuda' else 'processes'}"
+            f"{memory}, and launcher '{launcher.name}' finds {found or 'none'} here{hint}",
             largest.place,
         )
     ]
 
 
-def _lacks(devices: Devices, capacity: object) -> bool:
-    assert isinstance(capacity, dict) or hasattr(capacity, "get")
+def _exceeds(devices: Devices, capacity: Mapping[str, int]) -> bool:
     limit = capacity.get(devices.device)
     return limit is not None and devices.processes > limit
 
 
-def _unit(devices: Devices) -> str:
-    return "GPUs" if devices.device == "cuda" else "processes"
+def _lacking_packages(plan: Plan, stages: list[PlannedStage]) -> Iterator[Problem]:
+    """A problem for each component that runs on a package which is not installed."""
+    told = set()
+    for path, use in all_uses(plan.recipe):
+        missing = [module for module in use.component.requires if importlib.util.find_spec(module) is None]
+        label = f"{KINDS[type(use.component)]} '{use.name}'"
+        if not missing or label in told or not _belongs(path, stages):
+            continue
+        told.add(label)
+        extra = use.component.extra
+        remedy = f"pip install 'smolrecipe[{extra}]'" if extra else f"pip install {' '.join(missing)}"
+        yield Problem(f"{label} needs {', '.join(missing)}, which is not installed: {remedy}", plan.recipe.place(path))
+
+
+def _lacking_data(plan: Plan, stages: list[PlannedStage]) -> Iterator[Problem]:
+    for path, use in all_uses(plan.recipe):
+        if _belongs(path, stages):
+            for message in use.component.missing(use.options):
+                yield Problem(f"{KINDS[type(use.component)]} '{use.name}': {message}", plan.recipe.place(path))
+
+
+def _belongs(path: tuple[str | int, ...], stages: list[PlannedStage]) -> bool:
+    """Whether what stands at ``path`` matters to one of the stages; what is no stage's matters to all."""
+    return path[0] != "stages" or any(path[1] == stage.name for stage in stages)

@@ -164,8 +164,9 @@ def smolrecipe_sources():
         options=WordsOptions,
         read=lambda options: ({"text": word} for word in options.words),
         yields=lambda options: "text",
-        fingerprint=lambda options: options.file.read_text() if options.file else "",
-        check=_missing_file,
+        fingerprint=lambda options: options.file.read_text() if options.file and options.file.is_file() else "",
+        check=lambda options: [] if options.words else ["'words' is empty: name at least one"],
+        missing=_missing_file,
     )
 
 
