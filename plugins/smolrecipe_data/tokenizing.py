@@ -8,27 +8,21 @@ A source with its ``source.json`` is finished, so that an interrupted stage goes
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from datatrove.executor.local import LocalPipelineExecutor  # noqa: TID253
-from datatrove.pipeline.readers.parquet import ParquetReader  # noqa: TID253
-from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer  # noqa: TID253
 
 from smolrecipe import Artifact, Source, StageContext, StageError, Use
 from smolrecipe.stage import TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe_data.documents import SPLITS, DocumentCounts, collect
 from smolrecipe_data.options import TokenizeOptions
 from smolrecipe_data.token_files import ABOUT_FILE, SOURCE_FILE, TokenStream
+from smolrecipe_data.token_writer import TokenWriter
 from smolrecipe_data.tokenizer_folder import TokenizerFacts, facts
 
 _SCRATCH_FOLDER = "tokenizing"
-_DOCUMENTS_AT_A_TIME = 1000
 _SECONDS_BETWEEN_NEWS = 10.0
 
 
@@ -69,12 +63,14 @@ def _tokenize_source(
     scratch = context.folder / _SCRATCH_FOLDER / name
     documents = collect(
         use.component.read(use.options),
-        scratch / "documents",
+        scratch,
         where=f"source '{name}'",
         held_out=options.held_out,
         files=options.files,
         seed=options.seed,
-        on_documents=_news(lambda counts: context.say(f"{name}: {counts.train + counts.held_out:,} documents read")),
+        on_documents=_now_and_then(
+            lambda counts: context.say(f"{name}: {counts.train + counts.held_out:,} documents read")
+        ),
     )
     _require_documents(name, documents, options.held_out)
     result = {
@@ -88,61 +84,26 @@ def _tokenize_source(
         if getattr(documents, split) == 0:
             continue
         target = context.folder / TOKENS_FOLDER / name / split
-        _run_datatrove(scratch / "documents" / split, target, scratch / f"log-{split}", options, tokenizer)
-        _name_tokenizer(target, str(options.tokenizer))
+        writer = TokenWriter(
+            documents=scratch / split,
+            target=target,
+            tokenizer_file=tokenizer.file,
+            tokenizer_name=str(options.tokenizer),
+            end_of_document=tokenizer.end_of_document,
+            seed=options.seed,
+        )
+        writer.write_all(
+            options.workers,
+            on_file=_now_and_then(lambda done, files: context.say(f"{name}: {done} of {files} files tokenised")),
+        )
         stream = TokenStream(target)
         if stream.documents != getattr(documents, split):
             raise StageError(
                 f"source '{name}': {getattr(documents, split)} documents went in and {stream.documents} came out; "
-                f"the files in {target} do not hold what they should. Delete the stage's folder and run it again"
+                f"the files in {target} do not hold what they should. Delete {context.folder} and run again"
             )
         result["tokens" if split == "train" else "held_out_tokens"] = stream.tokens
     return {"tokens": 0, "held_out_tokens": 0, **result}
-
-
-def _run_datatrove(
-    documents: Path, target: Path, logs: Path, options: TokenizeOptions, tokenizer: TokenizerFacts
-) -> None:
-    """Tokenise a folder of Parquet files, a task each. Tasks that an earlier attempt finished are not run again."""
-    tasks = len(list(documents.glob("*.parquet")))
-    workers = min(options.workers, tasks)
-    with _tokenizer_threads(workers == 1):
-        LocalPipelineExecutor(
-            pipeline=[
-                ParquetReader(str(documents), glob_pattern="*.parquet", batch_size=_DOCUMENTS_AT_A_TIME),
-                DocumentTokenizer(
-                    str(target),
-                    str(tokenizer.file),
-                    eos_token=tokenizer.end_of_document,
-                    batch_size=_DOCUMENTS_AT_A_TIME,
-                    seed=options.seed,
-                    shuffle_documents=True,
-                ),
-            ],
-            tasks=tasks,
-            workers=workers,
-            logging_dir=str(logs),
-        ).run()
-
-
-@contextmanager
-def _tokenizer_threads(wanted: bool) -> Iterator[None]:
-    """Let one worker tokenise with all cores, several with one each."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if wanted else "false"
-    try:
-        yield
-    finally:
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        if before is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-def _name_tokenizer(folder: Path, name: str) -> None:
-    """Put the tokenizer stage's name in place of the path that datatrove notes down, which says nothing elsewhere."""
-    for path in folder.glob("*.metadata"):
-        first, *rest = path.read_text().split("\n")
-        path.write_text("\n".join([f"{name}|{first.rpartition('|')[2]}", *rest]))
 
 
 def _require_documents(name: str, documents: DocumentCounts, held_out: float) -> None:
@@ -158,15 +119,15 @@ def _require_documents(name: str, documents: DocumentCounts, held_out: float) ->
         raise StageError(f"source '{name}': all of its {total} documents fall into the held-out part: add documents")
 
 
-def _news(tell: Callable[[DocumentCounts], None]) -> Callable[[DocumentCounts], None]:
+def _now_and_then(tell: Callable[..., None]) -> Callable[..., None]:
     """``tell``, but only every few seconds."""
     last = time.monotonic()
 
-    def maybe(counts: DocumentCounts) -> None:
+    def maybe(*news: Any) -> None:
         nonlocal last
         if time.monotonic() - last > _SECONDS_BETWEEN_NEWS:
             last = time.monotonic()
-            tell(counts)
+            tell(*news)
 
     return maybe
 

@@ -62,14 +62,18 @@ def run(options: ExportOptions, context: StageContext) -> Artifact:
 
 
 def check(options: ExportOptions) -> Iterable[str]:
-    """Components that a Hugging Face model cannot have, a template that is not there, settings that contradict."""
+    """Components that a Hugging Face model cannot have, settings that contradict each other."""
     for name, use in options.components.items():
         if use.component.to_hf is None:
             yield f"model component '{name}' ({use.name}) has no counterpart in transformers: it cannot be exported"
-    if options.chat_template is not None and not options.chat_template.is_file():
-        yield f"'chat_template': there is no file {options.chat_template}"
     if options.generation.do_sample is False and options.generation.sampling:
         yield f"'generation' says not to sample, so {', '.join(options.generation.sampling)} would have no effect"
+
+
+def missing(options: ExportOptions) -> Iterable[str]:
+    """A chat template that is not there."""
+    if options.chat_template is not None and not options.chat_template.is_file():
+        yield f"'chat_template': there is no file {options.chat_template}"
 
 
 @hookimpl
@@ -81,6 +85,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         source="transformers: config.json, generation_config.json, tokenizer_config.json",
         options=ExportOptions,
         check=check,
+        missing=missing,
         requires=("torch", "transformers"),
         extra="mergekit",
         run=run,

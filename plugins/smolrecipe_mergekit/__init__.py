@@ -21,8 +21,6 @@ def run(options: MergeOptions, context: StageContext) -> Artifact:
 def check(options: MergeOptions) -> Iterable[str]:
     """What is wrong with the method, its parameters and the weights, as far as options alone can tell."""
     if options.defined_in:
-        if find_spec(options.defined_in.partition(".")[0]) is None:
-            yield f"'defined_in' names the Python module '{options.defined_in}', which is not installed"
         return
     method = METHODS.get(options.method)
     if method is None:
@@ -30,6 +28,12 @@ def check(options: MergeOptions) -> Iterable[str]:
         yield f"mergekit has no merge method '{options.method}'{hint} (a method of your own needs 'defined_in')"
         return
     yield from problems(method, options)
+
+
+def missing(options: MergeOptions) -> Iterable[str]:
+    """A module with a method of one's own that is not installed."""
+    if options.defined_in and find_spec(options.defined_in.partition(".")[0]) is None:
+        yield f"'defined_in' names the Python module '{options.defined_in}', which is not installed"
 
 
 @hookimpl
@@ -41,6 +45,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         source="mergekit, arXiv:2403.13257",
         options=MergeOptions,
         check=check,
+        missing=missing,
         requires=("mergekit", "torch", "transformers"),
         extra="mergekit",
         run=run,

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch  # noqa: TID253
-import torch.distributed._functional_collectives as funcol  # noqa: TID253
+import torch.distributed as dist  # noqa: TID253
 import torch.nn.functional as F  # noqa: TID253
 from torch import nn  # noqa: TID253
 from torch.distributed.tensor import DTensor, Replicate  # noqa: TID253
@@ -148,7 +148,7 @@ class RecipeDecoder(Llama3Model):
                 enable_weight_tying=self.enable_weight_tying,
             )
 
-    context_group: torch.distributed.ProcessGroup | None = None
+    context_group: dist.ProcessGroup | None = None
     """The processes that share every sequence; set when the model is parallelized."""
 
     def forward(
@@ -175,9 +175,11 @@ class RecipeDecoder(Llama3Model):
             positions = torch.arange(length, device=tokens.device).expand(batch, length)
         if self.context_group is None:
             return build_mask(positions)
-        gathered = funcol.all_gather_tensor(positions.contiguous(), 1, self.context_group)
-        first = torch.distributed.get_rank(self.context_group) * length
-        return build_mask(funcol.wait_tensor(gathered))[..., first : first + length, :]
+        positions = positions.contiguous()
+        shares = [torch.empty_like(positions) for _ in range(dist.get_world_size(self.context_group))]
+        dist.all_gather(shares, positions, group=self.context_group)
+        first = dist.get_rank(self.context_group) * length
+        return build_mask(torch.cat(shares, dim=1))[..., first : first + length, :]
 
     def init_states(self, *, buffer_device: torch.device | None = None) -> None:
         """Fill parameters and buffers; the same seed gives the same weights in every parallel layout.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch  # noqa: TID253
-from transformers import PreTrainedTokenizerBase, Trainer  # noqa: TID253
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer  # noqa: TID253
 
 from smolrecipe_trl.options import TrainingOptions
 
@@ -28,7 +28,7 @@ def publish_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, options:
         partial.mkdir(parents=True)
         model = accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False)
         model.generation_config.use_cache = True
-        model.save_pretrained(partial, state_dict=_in_precision(state, _DTYPES[options.save_precision]))
+        model.save_pretrained(partial, state_dict=_to_write(model, state, _DTYPES[options.save_precision]))
         _mend_config(partial / "config.json", options.save_precision)
         tokenizer.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
@@ -36,13 +36,11 @@ def publish_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, options:
     accelerator.wait_for_everyone()
 
 
-def _in_precision(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors in ``dtype``; what was one tensor under two names (tied weights) stays one."""
-    converted: dict[int, torch.Tensor] = {}
-    for tensor in state.values():
-        if tensor.data_ptr() not in converted:
-            converted[tensor.data_ptr()] = tensor.to(dtype)
-    return {name: converted[tensor.data_ptr()] for name, tensor in state.items()}
+def _to_write(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors in ``dtype``, tied weights once: gathered from shards, they come as two equal tensors."""
+    own_names = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own_names
+    return {name: tensor.to(dtype) for name, tensor in state.items() if name not in tied}
 
 
 def _mend_config(path: Path, precision: str) -> None:

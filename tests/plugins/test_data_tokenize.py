@@ -135,7 +135,7 @@ def test_workers_share_the_files_and_change_nothing(tmp_path, tokenizers):
     run(tmp_path / "two", tokenizers[2], workers=2, **settings)
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert len(token_files(tmp_path / "one")) == 4
-    single, _ = run(tmp_path / "single", tokenizers[2], sources=settings["sources"])
+    run(tmp_path / "single", tokenizers[2], sources=settings["sources"])
     assert Counter(documents(tmp_path / "one", 2)) == Counter(documents(tmp_path / "single", 2))
 
 
@@ -204,9 +204,9 @@ KILLED_RUN = f"""
 import signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import smolrecipe_data.tokenizing
 import test_data_tokenize as test
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+from smolrecipe_data.token_writer import TokenWriter
 
 moment, folder, tokenizer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 sources = dict(test.SOURCES)
@@ -223,12 +223,12 @@ def killing(function, call):
 
 if moment == "reading":
     sources["second"] = test.numbers(count=90, prefix="second", kill_at=50)
-elif moment == "writing":  # the first source makes 3 files, so this is the second of the second source's
+elif moment == "writing":  # every document is written once, shuffled documents are copied as bytes
     TokenizedFile.write = killing(TokenizedFile.write, 60 + 50)
 elif moment == "shuffling":
     TokenizedFile.write_bytes = killing(TokenizedFile.write_bytes, 2 * 60 + 90)
-elif moment == "between splits":
-    smolrecipe_data.tokenizing._name_tokenizer = killing(smolrecipe_data.tokenizing._name_tokenizer, 4)
+elif moment == "between files":
+    TokenWriter._name_tokenizer = killing(TokenWriter._name_tokenizer, 3 + 1)
 test.run(folder, tokenizer, sources=sources, files=test.FILES)
 """
 
@@ -240,7 +240,7 @@ def uninterrupted(tmp_path_factory, tokenizers):
     return folder, artifact
 
 
-@pytest.mark.parametrize("moment", ["reading", "writing", "shuffling", "between splits"])
+@pytest.mark.parametrize("moment", ["reading", "writing", "shuffling", "between files"])
 def test_a_killed_stage_goes_on_where_it_was(tmp_path, tokenizers, uninterrupted, moment):
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_RUN, moment, str(tmp_path), str(tokenizers[2])], capture_output=True, text=True

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
 from smolrecipe import HfConfig, ModelComponent, NoOptions, StageContext, StageError, StageRef, Use, option
-from smolrecipe_export import ExportOptions, GenerationOptions, check, run, smolrecipe_stages
+from smolrecipe_export import ExportOptions, GenerationOptions, check, missing, run, smolrecipe_stages
 
 WORDS = ("<pad>", "<eos>", "<end>", "user", "Hello", "assistant")
 THETA = 10000.0
@@ -178,7 +178,7 @@ def test_a_chat_template_of_one_s_own_is_shipped(tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text("{{ messages[0].content }} assistant")
     options = ExportOptions(from_=FROM, chat_template=template)
-    assert not list(check(options))
+    assert not [*check(options), *missing(options)]
     run(options, context(tmp_path))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "export.partial" / "model")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False) == "Hello assistant"
@@ -237,10 +237,10 @@ def test_what_is_wrong_with_the_options_is_said_before_anything_runs(tmp_path: P
         generation=GenerationOptions(do_sample=False, temperature=0.6),
     )
     problems = list(check(options))
-    assert len(problems) == 3
+    assert len(problems) == 2
     assert "'sinks' (stretch) has no counterpart in transformers" in problems[0]
-    assert "there is no file" in problems[1]
-    assert "temperature would have no effect" in problems[2]
+    assert "temperature would have no effect" in problems[1]
+    assert list(missing(options)) == [f"'chat_template': there is no file {tmp_path / 'nowhere.jinja'}"]
 
 
 def test_the_stage_is_offered() -> None:

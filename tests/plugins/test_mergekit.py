@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
 from smolrecipe import StageContext, StageError, StageRef
-from smolrecipe_mergekit import check, run, smolrecipe_stages
+from smolrecipe_mergekit import check, missing, run, smolrecipe_stages
 from smolrecipe_mergekit.merge import describe
 from smolrecipe_mergekit.methods import METHODS
 from smolrecipe_mergekit.options import MemberOptions, MergeOptions
@@ -276,7 +276,6 @@ def test_a_model_that_is_not_finite_is_found_after_the_merge(tmp_path: Path) -> 
             ),
             "'normalize' of 'a': 'linear' takes it for the whole merge",
         ),
-        (linear({"a": 1.0, "b": 1.0}, base="a", defined_in="no_such_package.merging"), "which is not installed"),
     ],
 )
 def test_what_is_wrong_with_the_options_is_said_before_anything_runs(options: MergeOptions, message: str) -> None:
@@ -288,6 +287,14 @@ def test_one_stage_named_twice_is_a_problem() -> None:
         models=[MemberOptions(from_=StageRef("a"), weight=weight) for weight in (0.5, 0.5)], base=StageRef("a")
     )
     assert any("'models' names 'a' 2 times" in problem for problem in check(options))
+
+
+def test_a_module_that_is_not_installed_is_missing() -> None:
+    options = linear({"a": 1.0, "b": 1.0}, base="a", method="mine", defined_in="no_such_package.merging")
+    assert not list(check(options))
+    assert list(missing(options)) == [
+        "'defined_in' names the Python module 'no_such_package.merging', which is not installed"
+    ]
 
 
 def test_the_table_of_methods_is_mergekit_s() -> None:
@@ -310,7 +317,7 @@ def test_a_method_of_one_s_own_can_be_used(tmp_path: Path, monkeypatch: pytest.M
         publish(tmp_path, stage, seed)
     members = [MemberOptions(from_=StageRef("a")), MemberOptions(from_=StageRef("b"))]
     options = MergeOptions(method="largest", models=members, base=StageRef("a"), defined_in="my_merging")
-    assert not list(check(options))
+    assert not [*check(options), *missing(options)]
     run(options, context(tmp_path, "a", "b"))
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     for key, tensor in weights(tmp_path / "merge.partial").items():
