@@ -25,7 +25,7 @@ from smolrecipe_data.sums import pairs
 if TYPE_CHECKING:
     from smolrecipe.planning.plan import Plan
 
-_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 _BYTES = 256
 
 
@@ -36,8 +36,8 @@ def check_hf_dataset(options: HfDatasetOptions) -> Iterable[str]:
     yield from column_problems(options.yields, options.columns)
 
 
-def check_python_docs(options: PythonDocsOptions) -> Iterable[str]:
-    """Packages that are not there."""
+def missing_packages(options: PythonDocsOptions) -> Iterable[str]:
+    """Packages that are not installed."""
     for package in options.packages:
         if _version(package) is None:
             yield f"package '{package}' is not installed: install it or take it off 'packages'"
@@ -87,16 +87,19 @@ def check_pretrained_tokenizer(options: PretrainedTokenizerOptions) -> Iterable[
     """Both or neither of ``id`` and ``file``; ids that are no numbers."""
     if (options.id is None) == (options.file is None):
         yield "give either 'id' (a model on the Hugging Face Hub) or 'file' (a local tokenizer.json)"
-    if options.file is not None:
-        if not options.file.is_file():
-            yield f"no file at {options.file}: 'file' names a tokenizer.json"
-        if options.revision is not None:
-            yield "'revision' goes with 'id', not with 'file'"
+    if options.file is not None and options.revision is not None:
+        yield "'revision' goes with 'id', not with 'file'"
     for token, name in options.token_names.items():
         if not token.isdecimal():
             yield f"'token_names' has the key '{token}', where token ids belong"
         if not name:
             yield f"'token_names' gives token {token} an empty name"
+
+
+def missing_tokenizer_file(options: PretrainedTokenizerOptions) -> Iterable[str]:
+    """The local file, where there is none."""
+    if options.file is not None and not options.file.is_file():
+        yield f"no file at {options.file}: 'file' names a tokenizer.json"
 
 
 def check_tokenize(options: TokenizeOptions) -> Iterable[str]:
@@ -106,8 +109,8 @@ def check_tokenize(options: TokenizeOptions) -> Iterable[str]:
     for name, use in options.sources.items():
         if not _SOURCE_NAME.fullmatch(name):
             yield (
-                f"'{name}' cannot name a source: use letters, digits, '.', '_', '+' and '-', and start with a letter "
-                "or digit"
+                f"'{name}' cannot name a source: use letters, digits, '_', '+' and '-', and start with a letter or "
+                "digit"
             )
         shape = use.component.yields(use.options)
         if shape != "text":

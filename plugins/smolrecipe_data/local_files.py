@@ -28,7 +28,7 @@ def suffix(path: Path) -> str:
 
 
 def check(options: FilesOptions) -> Iterable[str]:
-    """What is of an unknown format, or has not the fields it is read for."""
+    """Formats that are not read, or not into the shape asked for, and fields that the shape does not have."""
     if not options.paths:
         yield "'paths' is empty: name at least one file"
     for path in options.paths:

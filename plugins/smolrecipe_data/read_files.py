@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from smolrecipe import StageError
-from smolrecipe_data.local_files import check, files, suffix
+from smolrecipe_data.local_files import check, files, missing, suffix
 from smolrecipe_data.rows import shape_rows
 from smolrecipe_data.source_options import FilesOptions
 
@@ -25,7 +25,7 @@ def read(options: FilesOptions) -> Iterator[Mapping[str, Any]]:
     Raises:
         StageError: for a file that is gone, cannot be read or lacks a column.
     """
-    for problem in check(options):
+    for problem in (*check(options), *missing(options)):
         raise StageError(f"source 'files': {problem}")
     left = options.rows
     for path in files(options):

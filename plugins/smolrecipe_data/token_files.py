@@ -17,8 +17,8 @@ from attrs import frozen
 
 from smolrecipe import StageError
 
-ABOUT_FILE = "tokenizer.json"
-"""In the tokens folder: what tokenizer its tokens are of."""
+ABOUT_FILE = "tokens.json"
+"""In the tokens folder: which tokenizer the tokens are of."""
 
 SOURCE_FILE = "source.json"
 """In a source's folder: its counts; written when the source is finished."""

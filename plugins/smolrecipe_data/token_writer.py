@@ -45,23 +45,24 @@ class TokenWriter:
         for done, _ in enumerate(self._written(missing, files, workers), start=files - len(missing) + 1):
             on_file(done, files)
 
-    def _written(self, numbers: list[int], files: int, workers: int) -> Iterable[None]:
-        if min(workers, len(numbers)) <= 1:
+    def _written(self, numbers: list[int], files: int, workers: int) -> Iterable[int]:
+        """Make the files of these numbers, and yield each number when its file is there."""
+        workers = min(workers, len(numbers))
+        if workers <= 1:
             yield from (self.write(number, files) for number in numbers)
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=context, initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
             try:
-                yield from (
-                    future.result() for future in as_completed(pool.submit(self.write, n, files) for n in numbers)
-                )
+                for future in as_completed(pool.submit(self.write, number, files) for number in numbers):
+                    yield future.result()
             except BrokenProcessPool:
                 raise StageError(
                     "a tokenising process was killed, most likely for want of memory: use fewer 'workers' or more "
                     "'files'"
                 ) from None
 
-    def write(self, number: int, files: int) -> None:
+    def write(self, number: int, files: int) -> int:
         """Make token file ``number`` of ``files``. What an attempt that was cut short has left of it is overwritten."""
         reader = ParquetReader(str(self.documents), glob_pattern="*.parquet", batch_size=_DOCUMENTS_AT_A_TIME)
         tokenizer = DocumentTokenizer(
@@ -76,6 +77,7 @@ class TokenWriter:
         for path in self.target.glob(f"{number:05d}_*.metadata"):
             self._name_tokenizer(path)
         self._mark(number).touch()
+        return number
 
     def _mark(self, number: int) -> Path:
         return self.documents / f"{number:05d}.done"

@@ -1,7 +1,7 @@
 """The ``tokenize`` stage: sources to token files, by datatrove.
 
 Layout of the artifact: ``tokens/<source>/<train|held_out>/*.ds`` with ``.ds.index`` (document ends) and
-``.ds.metadata``, ``tokens/<source>/source.json`` (counts) and ``tokens/tokenizer.json`` (what the tokens stand for).
+``.ds.metadata``, ``tokens/<source>/source.json`` (counts) and ``tokens/tokens.json`` (which tokenizer they are of).
 A source with its ``source.json`` is finished, so that an interrupted stage goes on with the next one.
 """
 

@@ -13,7 +13,8 @@ from smolrecipe_trl.options import PreferenceOptions, SftOptions, TrainingOption
 
 def devices(options: TrainingOptions) -> Devices:
     """The processes and devices that the stage runs on."""
-    return Devices(processes=options.parallelism.processes, device=options.parallelism.device)
+    layout = options.parallelism
+    return Devices(processes=layout.processes, device=layout.device, memory_gib=layout.memory_gib)
 
 
 def sft_products(options: SftOptions) -> Mapping[str, Literal[True] | str]:

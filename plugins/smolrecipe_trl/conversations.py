@@ -165,5 +165,5 @@ class Refusals:
         rest = f"\n  and {'at least ' if more else ''}{total - _SHOWN} more" if total > _SHOWN else ""
         raise StageError(
             f"{'at least ' if more else ''}{total} row(s) cannot be rendered without losing something; mend or filter "
-            f"them:\n{lines}{rest}"
+            f"them (rows are counted from 0):\n{lines}{rest}"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import datasets  # noqa: TID253
 import huggingface_hub.constants
 import torch  # noqa: TID253
+from torch.distributed.fsdp import MixedPrecisionPolicy  # noqa: TID253
 from transformers import (  # noqa: TID253
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,6 +19,7 @@ from transformers import (  # noqa: TID253
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
+    TrainingArguments,
 )
 from transformers.utils import logging as transformers_logging  # noqa: TID253
 
@@ -63,9 +65,12 @@ def load_model(
     folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase, context: StageContext
 ) -> PreTrainedModel:
     """The model in float32, which its weights are trained in whatever the precision of the computation."""
+    kernel = attention_kernel(options)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention_kernel(options), local_files_only=True
+        folder, dtype=torch.float32, attn_implementation=kernel, local_files_only=True
     )
+    if options.attention == "auto" and options.parallelism.device == "cuda" and kernel == _ATTENTION["sdpa"]:
+        context.say("flash-attn is not installed: packed rows get a dense mask of max_length x max_length on sdpa")
     for config in (model.config, model.generation_config):
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id
@@ -131,6 +136,17 @@ def _fsdp2(options: TrainingOptions) -> dict[str, Any]:
             "activation_checkpointing": options.activation_checkpointing,
         },
     }
+
+
+def keep_full_precision(arguments: TrainingArguments) -> None:
+    """Under FSDP, reduce gradients in float32 and leave outputs as they are computed.
+
+    accelerate's own policy for bfloat16 rounds both to it: gradients between processes, and log-probabilities before
+    they are summed over a whole answer.
+    """
+    if arguments.fsdp_plugin_args is not None and arguments.bf16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
 
 
 def finish_trainer(trainer: Trainer) -> None:

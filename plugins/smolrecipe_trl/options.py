@@ -22,6 +22,9 @@ class Parallelism:
         identity=False,
         doc="none: every process holds the whole model (DDP); fsdp2: parameters, gradients and optimizer are sharded",
     )
+    memory_gib: float | None = option(
+        default=None, more_than=0, identity=False, doc="memory of an accelerator that the layout was sized for, in GiB"
+    )
 
 
 @frozen(kw_only=True)

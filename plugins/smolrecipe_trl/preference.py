@@ -15,7 +15,7 @@ from smolrecipe import Artifact, Loss, StageContext, Use
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.chat_templates import template_name
 from smolrecipe_trl.conversations import pair
-from smolrecipe_trl.engine import engine_arguments, load_model, load_tokenizer, silence_engines
+from smolrecipe_trl.engine import engine_arguments, keep_full_precision, load_model, load_tokenizer, silence_engines
 from smolrecipe_trl.held_out import batches, before_and_after, measuring, own_batches, row_lengths
 from smolrecipe_trl.options import PreferenceOptions, fraction_name
 from smolrecipe_trl.preference_trainer import (
@@ -120,6 +120,7 @@ def make_trainer(
         ),
         max_length=None,  # the rows are cut already
     )
+    keep_full_precision(arguments)
     order = row_order(len(rows), steps.run * options.global_batch, options.seed)
     return PreferenceTrainer(
         model=model,
@@ -141,18 +142,18 @@ def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
     Scored is what the assistant wrote after the prompt; results of tools and turns of the user in an answer are not.
     """
 
-    def half(tokens: Tokens, prompt_length: int, counts: Counts) -> tuple[numpy.ndarray, numpy.ndarray]:
-        scored = (tokens.marked & (tokens.ends > prompt_length)).astype(numpy.int32)
+    def half(tokens: Tokens, counts: Counts) -> tuple[numpy.ndarray, numpy.ndarray]:
+        scored = tokens.marked.astype(numpy.int32)
         scored[:1] = 0  # a first token follows nothing
         over = max(0, len(tokens.ids) - max_length)
         counts.truncated_tokens += over
         counts.truncated_rows = int(bool(counts.truncated_rows or over))
         return tokens.ids[:max_length], scored[:max_length]
 
-    def row(prompt_length: int, chosen: Tokens, rejected: Tokens) -> tuple[dict[str, Any] | None, Counts]:
+    def row(chosen: Tokens, rejected: Tokens) -> tuple[dict[str, Any] | None, Counts]:
         counts = Counts(rows=1)
-        chosen_ids, chosen_mask = half(chosen, prompt_length, counts)
-        rejected_ids, rejected_mask = half(rejected, prompt_length, counts)
+        chosen_ids, chosen_mask = half(chosen, counts)
+        rejected_ids, rejected_mask = half(rejected, counts)
         if not chosen_mask.any() or not rejected_mask.any():
             counts.rows_without_loss = 1
             return None, counts
@@ -162,10 +163,7 @@ def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
 
     def prepare(batch: list[RenderedPair]) -> list[tuple[Mapping[str, Any] | None, Counts]]:
         tokens = tokenise(tokenizer, [half for pair in batch for half in (pair.chosen, pair.rejected)])
-        return [
-            row(pair.prompt_length, chosen, rejected)
-            for pair, chosen, rejected in zip(batch, tokens[::2], tokens[1::2], strict=True)
-        ]
+        return [row(chosen, rejected) for chosen, rejected in zip(tokens[::2], tokens[1::2], strict=True)]
 
     return prepare
 

@@ -15,7 +15,7 @@ import jinja2
 import numpy
 from attrs import frozen
 from jinja2 import meta, nodes
-from transformers import PreTrainedTokenizerBase  # noqa: TID253
+from transformers import BatchEncoding, PreTrainedTokenizerBase  # noqa: TID253
 from transformers.utils.chat_template_utils import render_jinja_template  # noqa: TID253
 
 from smolrecipe import StageError
@@ -36,20 +36,18 @@ class Rendered:
 
 @frozen
 class RenderedPair:
-    """Two conversations with one prompt: ``prompt_length`` characters that both start with."""
+    """Two conversations that start with one prompt. Their spans lie in the answers after it."""
 
-    prompt_length: int
     chosen: Rendered
     rejected: Rendered
 
 
 @frozen
 class Tokens:
-    """A conversation's token ids, which of them are between the markers, and how far each reaches into the text."""
+    """A conversation's token ids and which of them lie wholly in its spans; both of the shape (tokens,)."""
 
     ids: numpy.ndarray
     marked: numpy.ndarray
-    ends: numpy.ndarray
 
 
 class ChatRenderer:
@@ -87,7 +85,7 @@ class ChatRenderer:
         for answer in (chosen, rejected):
             if not answer.text.startswith(prompt):
                 raise UnusableRowError("has a prompt that the template renders differently once an answer follows it")
-        return RenderedPair(len(prompt), chosen, rejected)
+        return RenderedPair(_after(len(prompt), chosen), _after(len(prompt), rejected))
 
     def _render(self, messages: Sequence[Message], arguments: Mapping[str, Any]) -> Rendered:
         for number, message in enumerate(messages):
@@ -135,17 +133,38 @@ class ChatRenderer:
         return texts[0], spans[0] if self._marked else ()
 
 
+def _after(start: int, rendered: Rendered) -> Rendered:
+    """The same text with its spans from the character ``start`` on."""
+    return Rendered(rendered.text, [(max(begin, start), end) for begin, end in rendered.spans if end > start])
+
+
 def tokenise(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered]) -> list[Tokens]:
     """Tokenise conversations, all at once: the tokenizer shares a batch out over its threads."""
-    encoded = tokenizer([item.text for item in rendered], add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer([item.text for item in rendered], add_special_tokens=False)
     result = []
-    for item, ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        places = numpy.asarray(offsets, dtype=numpy.int64).reshape(-1, 2)
+    for number, item in enumerate(rendered):
+        ids = numpy.asarray(encoded["input_ids"][number], dtype=numpy.int32)
         marked = numpy.zeros(len(ids), dtype=bool)
         for start, end in item.spans:
-            marked |= (places[:, 0] >= start) & (places[:, 1] <= end)
-        result.append(Tokens(numpy.asarray(ids, dtype=numpy.int32), marked, places[:, 1]))
+            marked[_first_from(encoded, number, start, item.text) : _first_at(encoded, number, end, item.text)] = True
+        result.append(Tokens(ids, marked))
     return result
+
+
+def _first_at(encoded: BatchEncoding, number: int, character: int, text: str) -> int:
+    """The first token of text ``number`` that holds the character or, for one that no token holds, a later one."""
+    for place in range(character, len(text)):
+        token = encoded.char_to_token(number, place)
+        if token is not None:
+            return int(token)
+    return len(encoded["input_ids"][number])
+
+
+def _first_from(encoded: BatchEncoding, number: int, character: int, text: str) -> int:
+    """The first token that starts at the character or after it."""
+    token = _first_at(encoded, number, character, text)
+    at_end = token == len(encoded["input_ids"][number])
+    return token if at_end or encoded.token_to_chars(number, token).start >= character else token + 1
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, template: str, end_of_turn: str) -> None:

@@ -12,7 +12,7 @@ from smolrecipe import Artifact, StageContext
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.chat_templates import template_name
 from smolrecipe_trl.conversations import conversation
-from smolrecipe_trl.engine import engine_arguments, load_model, load_tokenizer, silence_engines
+from smolrecipe_trl.engine import engine_arguments, keep_full_precision, load_model, load_tokenizer, silence_engines
 from smolrecipe_trl.held_out import before_and_after, learned_loss
 from smolrecipe_trl.options import SftOptions
 from smolrecipe_trl.packing import COLUMNS, labelled, packed, packing_summary
@@ -104,6 +104,7 @@ def make_trainer(
         max_length=options.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    keep_full_precision(arguments)
     order = row_order(len(rows), steps.run * options.global_batch, options.seed)
     return SftTrainer(
         model=model,

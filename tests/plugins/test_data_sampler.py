@@ -165,8 +165,21 @@ def naive_positions(tokens, starts):
     return positions
 
 
+def test_document_boundaries_are_found_in_any_range(source):
+    lengths = document_lengths(40, longest=9)
+    stream, starts = source(lengths, files=6).stream, firsts(lengths)
+    ends = [*sorted(starts - {0}), stream.tokens]
+    for start in range(0, stream.tokens, 3):
+        for stop in range(start + 1, stream.tokens + 1, 7):
+            assert stream.document_starts(start, stop) == sorted(t for t in starts if start < t < stop)
+    targets = np.arange(stream.tokens)
+    assert stream.document_ends_from(targets).tolist() == [min(e for e in ends if e > t) for t in targets]
+
+
+@pytest.mark.parametrize("segments", [4096, 7, 1])
 @pytest.mark.parametrize("length", [1, 5, 64, 1500])
-def test_positions_restart_where_documents_do(source, length):
+def test_positions_restart_where_documents_do(source, length, segments, monkeypatch):
+    monkeypatch.setattr(passes, "MOST_SEGMENTS", segments)
     lengths = document_lengths(80)
     one, starts = source(lengths, files=4), firsts(lengths)
     for row in range(min(300, 3 * one.tokens // length)):
@@ -217,7 +230,7 @@ def sources(tmp_path_factory):
         write_tokens(root / name / "train", LENGTHS[name], FIRST[name], files=2)
         write_tokens(root / name / "held_out", HELD_OUT[name], HELD_OUT_FIRST[name])
         (root / name / "source.json").write_text("{}")
-    (root / "tokenizer.json").write_text(json.dumps({"sha256": "x", "vocab_size": 300_000}))
+    (root / "tokens.json").write_text(json.dumps({"sha256": "x", "vocab_size": 300_000}))
     return {name: root / name for name in LENGTHS}
 
 
@@ -386,7 +399,7 @@ def test_stages_with_different_tokenizers_are_not_mixed(sources, tmp_path):
     for stage, name in (("a", "web"), ("b", "code")):
         write_tokens(tmp_path / stage / "tokens" / name / "train", LENGTHS[name])
         (tmp_path / stage / "tokens" / name / "source.json").write_text("{}")
-        (tmp_path / stage / "tokens" / "tokenizer.json").write_text(json.dumps({"sha256": stage, "vocab_size": 9}))
+        (tmp_path / stage / "tokens" / "tokens.json").write_text(json.dumps({"sha256": stage, "vocab_size": 9}))
     context = StageContext(recipe="r", stage="t", folder=tmp_path, inputs={s: tmp_path / s for s in "ab"})
     options = MIXTURE.options(from_=[StageRef("a"), StageRef("b")], weights={"web": 1, "code": 1})
     with pytest.raises(StageError, match="stages a, b used different tokenizers"):

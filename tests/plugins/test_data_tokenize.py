@@ -123,7 +123,7 @@ def test_token_files_hold_a_direct_tokenisation_of_every_document(tmp_path, toke
         "repaired_documents": 0,
     }
     assert 20 <= len(expected["held_out"]) <= 60
-    about = json.loads((tmp_path / "tokens" / "tokenizer.json").read_text())
+    about = json.loads((tmp_path / "tokens" / "tokens.json").read_text())
     assert about["vocab_size"] == tokenizer.get_vocab_size() and about["end_of_document"] == END
     assert {path.name for path in tmp_path.iterdir()} == {"tokens"}
     assert all(str(tokenizers[size]) not in path.read_text() for path in tmp_path.rglob("*.metadata"))
@@ -228,7 +228,7 @@ elif moment == "writing":  # every document is written once, shuffled documents 
 elif moment == "shuffling":
     TokenizedFile.write_bytes = killing(TokenizedFile.write_bytes, 2 * 60 + 90)
 elif moment == "between files":
-    TokenWriter._name_tokenizer = killing(TokenWriter._name_tokenizer, 3 + 1)
+    TokenWriter._name_tokenizer = killing(TokenWriter._name_tokenizer, 3 + 2)
 test.run(folder, tokenizer, sources=sources, files=test.FILES)
 """
 
@@ -249,6 +249,10 @@ def test_a_killed_stage_goes_on_where_it_was(tmp_path, tokenizers, uninterrupted
     assert not (tmp_path / "tokens/second/source.json").exists()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens/first").rglob("*") if path.is_file()}
     assert len(before) == 3 * (FILES + 1) + 1
+    if moment != "reading":  # the first file of the second source was finished, and stays
+        finished = list((tmp_path / "tokens/second/train").glob("00000_*"))
+        assert len(finished) == 3
+        before |= {path: path.stat().st_mtime_ns for path in finished}
 
     artifact, events = run(tmp_path, tokenizers[2], sources=SOURCES, files=FILES)
 

@@ -203,6 +203,7 @@ def test_bos_is_dropped_unless_asked_for_and_nothing_is_truncated(tmp_path):
     _, without, original = pretrained(tmp_path)
     plain = original.encode(text[:7], add_special_tokens=False).ids
     assert without(text)["input_ids"][:7] == plain and len(without(text)["input_ids"]) == len(text)
+    assert original.truncation and not Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json")).truncation
     (tmp_path / "with").mkdir()
     _, with_bos, _ = pretrained(tmp_path / "with", bos_token="<|begin_of_text|>")
     assert with_bos(text)["input_ids"] == [256, *without(text)["input_ids"]]
@@ -238,5 +239,5 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
         file.write_text(content)
         with pytest.raises(StageError, match=r"tokenizer\.json cannot be read"):
             stage.run(stage.options(file=file), StageContext(recipe="r", stage="s", folder=tmp_path))
-    (problem,) = stage.check(stage.options(file=tmp_path / "none.json"))
+    (problem,) = stage.missing(stage.options(file=tmp_path / "none.json"))
     assert problem.startswith("no file at")
