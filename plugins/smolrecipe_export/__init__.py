@@ -87,7 +87,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         check=check,
         missing=missing,
         requires=("torch", "transformers"),
-        extra="mergekit",
+        extra="export",
         run=run,
         produces=lambda options: {"hf-model": True},
     )
