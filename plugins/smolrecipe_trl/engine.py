@@ -17,8 +17,6 @@ from transformers import (  # noqa: TID253
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
     TrainingArguments,
 )
 from transformers.utils import logging as transformers_logging  # noqa: TID253
@@ -61,24 +59,25 @@ def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenize
     return tokenizer
 
 
-def load_model(
-    folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase, context: StageContext
-) -> PreTrainedModel:
+def load_model(folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model in float32, which its weights are trained in whatever the precision of the computation."""
-    kernel = attention_kernel(options)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=kernel, local_files_only=True
+        folder, dtype=torch.float32, attn_implementation=attention_kernel(options), local_files_only=True
     )
-    if options.attention == "auto" and options.parallelism.device == "cuda" and kernel == _ATTENTION["sdpa"]:
-        context.say("flash-attn is not installed: packed rows get a dense mask of max_length x max_length on sdpa")
     for config in (model.config, model.generation_config):
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def say_limits(model: PreTrainedModel, options: TrainingOptions, context: StageContext) -> None:
+    """Say what will be slow, or longer than the model was made for."""
+    if options.parallelism.device == "cuda" and options.attention == "auto" and attention_kernel(options) == "sdpa":
+        context.say("flash-attn is not installed: packed rows get a dense mask of max_length x max_length on sdpa")
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and options.max_length > positions:
         context.say(f"max_length is {options.max_length}, beyond the {positions} positions that the model was made for")
-    return model
 
 
 def attention_kernel(options: TrainingOptions) -> str:
@@ -147,8 +146,3 @@ def keep_full_precision(arguments: TrainingArguments) -> None:
     if arguments.fsdp_plugin_args is not None and arguments.bf16:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
-
-
-def finish_trainer(trainer: Trainer) -> None:
-    """Take out what the engine adds by itself and a stage has its own of."""
-    trainer.remove_callback(PrinterCallback)

@@ -12,10 +12,16 @@ from datasets import Dataset  # noqa: TID253
 from trl import DPOConfig  # noqa: TID253
 
 from smolrecipe import Artifact, Loss, StageContext, Use
-from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.chat_templates import template_name
 from smolrecipe_trl.conversations import pair
-from smolrecipe_trl.engine import engine_arguments, keep_full_precision, load_model, load_tokenizer, silence_engines
+from smolrecipe_trl.engine import (
+    engine_arguments,
+    keep_full_precision,
+    load_model,
+    load_tokenizer,
+    say_limits,
+    silence_engines,
+)
 from smolrecipe_trl.held_out import batches, before_and_after, measuring, own_batches, row_lengths
 from smolrecipe_trl.options import PreferenceOptions, fraction_name
 from smolrecipe_trl.preference_trainer import (
@@ -28,11 +34,10 @@ from smolrecipe_trl.preference_trainer import (
     preference_batch,
     wins,
 )
-from smolrecipe_trl.publish import publish_model
 from smolrecipe_trl.rendering import ChatRenderer, RenderedPair, Tokens, tokenise
 from smolrecipe_trl.row_files import Counts, Prepare, RowFiles, RowTools, row_files
 from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
-from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, clean_up, run_course
+from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, run_course
 
 MARGIN = "reward margin"
 ACCURACY = "reward accuracy"
@@ -68,9 +73,10 @@ def align(options: PreferenceOptions, context: StageContext) -> Artifact:
     rows = _rows(options, context, tokenizer)
     rows.report(context)
     steps = plan_steps(len(rows.train), options)
-    model = load_model(source, options, tokenizer, context)
+    model = load_model(source, options, tokenizer)
+    say_limits(model, options, context)
     needs_reference = options.loss.component.needs_reference
-    reference = load_model(source, options, tokenizer, context) if needs_reference else None
+    reference = load_model(source, options, tokenizer) if needs_reference else None
     trainer = make_trainer(options, context, rows.train, tokenizer, model, reference, steps)
 
     def measure() -> dict[str, Any]:
@@ -80,8 +86,6 @@ def align(options: PreferenceOptions, context: StageContext) -> Artifact:
     course = run_course(
         trainer, tokenizer, options, context, measure=measure, metrics=_METRICS, keep=_kept_steps(options, steps)
     )
-    publish_model(trainer, tokenizer, options, context.folder / MODEL_FOLDER)
-    clean_up(trainer, context)
     before = {name: _rewards(options.loss, answers, answers) for name, answers in course.before.items()}
     after = {name: _rewards(options.loss, answers, course.before[name]) for name, answers in course.after.items()}
     return Artifact(

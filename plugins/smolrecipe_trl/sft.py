@@ -9,19 +9,24 @@ from trl import SFTConfig, SFTTrainer  # noqa: TID253
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling  # noqa: TID253
 
 from smolrecipe import Artifact, StageContext
-from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.chat_templates import template_name
 from smolrecipe_trl.conversations import conversation
-from smolrecipe_trl.engine import engine_arguments, keep_full_precision, load_model, load_tokenizer, silence_engines
+from smolrecipe_trl.engine import (
+    engine_arguments,
+    keep_full_precision,
+    load_model,
+    load_tokenizer,
+    say_limits,
+    silence_engines,
+)
 from smolrecipe_trl.held_out import before_and_after, learned_loss
 from smolrecipe_trl.options import SftOptions
 from smolrecipe_trl.packing import COLUMNS, labelled, packed, packing_summary
-from smolrecipe_trl.publish import publish_model
 from smolrecipe_trl.rendering import ChatRenderer
 from smolrecipe_trl.row_files import RowFiles, RowTools, row_files
 from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
 from smolrecipe_trl.trainer_parts import RecipeTrainer
-from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, clean_up, run_course
+from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, run_course
 
 LOSS = "held-out loss"
 ACCURACY = "held-out token accuracy"
@@ -55,9 +60,9 @@ def fine_tune(options: SftOptions, context: StageContext) -> Artifact:
     rows.report(context)
     packing = packing_summary(rows.train, options.max_length)
     steps = plan_steps(len(rows.train), options)
-    trainer = make_trainer(
-        options, context, rows.train, tokenizer, load_model(source, options, tokenizer, context), steps
-    )
+    model = load_model(source, options, tokenizer)
+    say_limits(model, options, context)
+    trainer = make_trainer(options, context, rows.train, tokenizer, model, steps)
     collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
 
     def measure() -> dict[str, dict[str, float]]:
@@ -68,8 +73,6 @@ def fine_tune(options: SftOptions, context: StageContext) -> Artifact:
         return found
 
     course = run_course(trainer, tokenizer, options, context, measure=measure, metrics=_METRICS)
-    publish_model(trainer, tokenizer, options, context.folder / MODEL_FOLDER)
-    clean_up(trainer, context)
     return Artifact(
         measures=before_and_after(
             course.before, course.after, _KINDS, {name: len(held) for name, held in rows.held_out.items()}

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from transformers import PreTrainedTokenizerBase, Trainer  # noqa: TID253
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer  # noqa: TID253
 
 from smolrecipe import StageContext
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from smolrecipe_trl.callbacks import AtStart, AtSteps, CompleteCheckpoints, Progress
 from smolrecipe_trl.checkpoints import last_complete, remove_incomplete
-from smolrecipe_trl.engine import finish_trainer
 from smolrecipe_trl.options import TrainingOptions
+from smolrecipe_trl.publish import publish_model
 
 ROWS_FOLDER = "rows"
 TRAINER_FOLDER = "trainer"
@@ -44,7 +44,7 @@ def run_course(
     metrics: Mapping[str, str],
     keep: Mapping[int, list[str]] | None = None,
 ) -> Course:
-    """Train from the last complete checkpoint in the stage's folder, or from the start, and publish the model.
+    """Train from the last complete checkpoint in the stage's folder, or from the start; publish the model; clean up.
 
     Args:
         measure: measures the model as it is; called when the model is ready and again at the end, on every process.
@@ -63,24 +63,24 @@ def run_course(
     def at_start() -> None:
         before.update(_once(context, folder / _BEFORE_FILE, measure))
 
-    def publish(name: str) -> None:
-        from smolrecipe_trl.publish import publish_model
+    def publish(where: Path) -> None:
+        publish_model(trainer, tokenizer, options, where / MODEL_FOLDER)
 
-        publish_model(trainer, tokenizer, options, context.folder / CHECKPOINTS_FOLDER / name / MODEL_FOLDER)
-
-    finish_trainer(trainer)
+    trainer.remove_callback(PrinterCallback)  # it would write every step to the log once more
     trainer.add_callback(AtStart(at_start))
     trainer.add_callback(Progress(context, metrics))
     trainer.add_callback(CompleteCheckpoints())
     if keep:
-        trainer.add_callback(AtSteps(keep, publish))
+        trainer.add_callback(AtSteps(keep, lambda name: publish(context.folder / CHECKPOINTS_FOLDER / name)))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     after = measure()
+    publish(context.folder)
+    _clean_up(trainer, context)
     logged = next((logs for logs in reversed(trainer.state.log_history) if "loss" in logs), {})
     return Course(before, after, {name: logged[engine] for engine, name in metrics.items() if engine in logged})
 
 
-def clean_up(trainer: Trainer, context: StageContext) -> None:
+def _clean_up(trainer: Trainer, context: StageContext) -> None:
     """Delete what only an interrupted stage would need, and leave the processes' group."""
     trainer.accelerator.wait_for_everyone()
     if context.rank == 0:

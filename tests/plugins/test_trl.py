@@ -290,7 +290,7 @@ def test_a_packed_row_has_the_loss_of_its_documents_alone(base: Path, tmp_path: 
     where = context(tmp_path / "stage", base)
     tokenizer = load_tokenizer(base / "model", options)
     packed = stage._rows(options, where, tokenizer).train
-    model = load_model(base / "model", options, tokenizer, where)
+    model = load_model(base / "model", options, tokenizer)
     trainer = stage.make_trainer(options, where, packed, tokenizer, model, stage.Steps(1, 1))
     batch = next(iter(trainer.get_train_dataloader()))
     lengths = batch["cu_seq_lens_q"].diff().tolist()
@@ -332,13 +332,13 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(sft: Run, base: Pat
 def test_interrupted_after_its_last_step_it_only_publishes(
     sft: Run, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smolrecipe_trl import sft as stage
+    from smolrecipe_trl import training
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stage, "publish_model", interrupt)
+        patched.setattr(training, "publish_model", interrupt)
         run(sft_options(), tmp_path, base)
     again = run(sft_options(), tmp_path, base)
     assert again.messages == [f"going on from checkpoint-{STEPS}"] and again.steps == []
@@ -422,6 +422,26 @@ def test_a_tokenizer_that_is_too_large_for_the_model_is_refused(tmp_path: Path) 
     write_base(tmp_path / "base" / "model", vocab_size=100)
     with pytest.raises(StageError, match=r"the tokenizer has 262 tokens, the model only 100"):
         run(sft_options(), tmp_path / "stage", tmp_path / "base")
+
+
+def test_sharding_rounds_neither_gradients_nor_log_probabilities(tmp_path: Path) -> None:
+    """accelerate reduces gradients and casts outputs in bfloat16 under FSDP2 unless it is given a policy."""
+    from accelerate import FullyShardedDataParallelPlugin
+    from trl import SFTConfig
+
+    from smolrecipe_trl.engine import keep_full_precision
+
+    arguments = SFTConfig(output_dir=str(tmp_path), fsdp=True, bf16=True, use_cpu=True, gradient_checkpointing=None)
+
+    def policy() -> Any:
+        plugin = FullyShardedDataParallelPlugin(**arguments.fsdp_plugin_args)
+        plugin.set_mixed_precision("bf16")  # what the engine does with it
+        return plugin.mixed_precision_policy
+
+    assert policy().reduce_dtype == policy().output_dtype == torch.bfloat16
+    keep_full_precision(arguments)
+    assert policy().param_dtype == torch.bfloat16
+    assert policy().reduce_dtype == torch.float32 and policy().output_dtype is None
 
 
 # Preferences
