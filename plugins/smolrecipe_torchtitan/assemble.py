@@ -125,7 +125,7 @@ def trainer_config(
             parallelize_fn=parallelize,
             pipelining_fn=pipeline_llm,
             post_optimizer_build_fn=None,
-            state_dict_adapter=None if names is None else partial(RecipeAdapter, names),  # type: ignore[arg-type]
+            state_dict_adapter=None if names is None else partial(RecipeAdapter, names),
         ),
         hf_assets_path="",
         dump_folder=str(context.folder.absolute()),
@@ -167,7 +167,7 @@ def trainer_config(
 def parallelize(model: nn.Module, *, parallel_dims: ParallelDims, **kwargs: Any) -> nn.Module:
     """torchtitan's Llama 3 parallelization, and what our decoder and gloo need beyond it."""
     if parallel_dims.cp_enabled:
-        model.context_group = parallel_dims.get_mesh("cp").get_group()  # type: ignore[assignment]
+        model.context_group = parallel_dims.get_mesh("cp").get_group()
     model = parallelize_llama(model, parallel_dims=parallel_dims, **kwargs)
     if parallel_dims.world_mesh.device_type == "cpu":
         for module in model.modules():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from smolrecipe import Devices, HfConfig, Model
+from smolrecipe import Devices, HfConfig, Model, StageError
 from smolrecipe_torchtitan.options import DecoderOptions, PretrainOptions
 
 
@@ -124,7 +124,11 @@ def _check_batches(options: PretrainOptions) -> Iterator[str]:
 
 def _check_model(options: PretrainOptions) -> Iterator[str]:
     layout = options.parallelism
-    config = compose_hf_config(options.model)
+    try:
+        config = compose_hf_config(options.model)
+    except StageError as error:
+        yield str(error)
+        return
     if layout.pipeline_parallel > 1 and config.get("tie_word_embeddings"):
         yield (
             "tied embeddings cannot be split over a pipeline (first and last process would need the same matrix): "

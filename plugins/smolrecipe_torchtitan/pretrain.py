@@ -6,19 +6,23 @@ import gc
 import json
 import math
 import os
+import shutil
 import socket
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import torch.distributed as dist  # noqa: TID253
+from attrs import frozen
 
-from smolrecipe import Artifact, Measure, StageContext, StageError
+from smolrecipe import Artifact, Measure, StageContext, StageError, TokenRow
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
 from smolrecipe_torchtitan.checkpoints import find_whole, is_whole_everywhere, keep_last
 from smolrecipe_torchtitan.checks import compose_hf_config, produces
 from smolrecipe_torchtitan.held_out import held_out_loss
 from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
+from smolrecipe_torchtitan.metrics import not_finite
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.start import POSITION_FILE, Start, check_optimizer, check_weights, find_start
 from smolrecipe_torchtitan.tokenizer import TokenizerFacts, read_tokenizer
@@ -60,16 +64,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
     _say_about(options, context, model, len(held_out))
 
     config = trainer_config(options, context, model=model, rows=rows, start=start, names=names)
-    with _training(config, alone=context.world_size == 1) as trainer:
-        resumed = _restore(trainer, context, start, names, model)
-        before = None
-        if held_out and not resumed:
-            before = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
-            _remember(context, before)
-        trainer.train()
-        after = held_out_loss(trainer, held_out, restart_positions=model.restart_positions) if held_out else None
-        last_loss = trainer.metrics_processor.last_loss
-
+    trained = _train(config, context, start=start, names=names, model=model, held_out=held_out)
     if context.rank == 0:
         checkpoints = keep_last(context.folder / CHECKPOINTS_FOLDER, options.keep_checkpoints)
         for step, checkpoint in checkpoints:
@@ -86,17 +81,49 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
                 tokenizer=tokenizer,
             )
     return Artifact(
-        measures=_measures(context, before, after, len(held_out)),
+        measures=_measures(context, trained, len(held_out)),
         summary={
             "parameters": _count_parameters(model),
             "first_step": start.step + 1,
             "steps": options.steps,
             "tokens": options.steps * options.global_batch * options.sequence_length,
-            "last_loss": last_loss,
+            "last_loss": trained.last_loss,
             "started_from": str(options.from_ or options.from_hf or "a new model"),
             "data": dict(rows.summary()),
         },
     )
+
+
+@frozen(kw_only=True)
+class Trained:
+    """What training told: held-out losses (``before`` is unknown to a stage that was resumed) and the last loss."""
+
+    before: float | None
+    after: float | None
+    last_loss: float | None
+
+
+def _train(
+    config: StageTrainer.Config,
+    context: StageContext,
+    *,
+    start: Start,
+    names: dict[str, str] | None,
+    model: DraftedModel,
+    held_out: list[TokenRow],
+) -> Trained:
+    """Train, with the held-out loss before and after. Model and optimizer are gone from memory when this returns."""
+    with _training(config, alone=context.world_size == 1) as trainer:
+        resumed = _restore(trainer, context, start, names, model)
+        before = after = None
+        if held_out and not resumed:
+            before = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
+            _remember(context, before)
+        trainer.train()
+        if held_out:
+            after = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
+            _refuse_broken(trainer, context, after)
+        return Trained(before=before, after=after, last_loss=trainer.metrics_processor.last_loss)
 
 
 @contextmanager
@@ -113,21 +140,31 @@ def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrai
     trainer: StageTrainer | None = None
     failed = True
     try:
-        trainer = config.build()
+        trainer = _build(config)
         yield trainer
         failed = False
     finally:
         # A process that fails beside others must not wait for them in a collective operation.
         if alone or not failed:
             if trainer is not None:
-                with suppress(Exception if failed else ()):
-                    trainer.checkpointer.maybe_wait_for_saving()
+                if failed:
+                    with suppress(Exception):  # what failed first is what is raised
+                        trainer.checkpointer.maybe_wait_for_saving()
                 trainer.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
         gc.unfreeze()
         if collecting:
             gc.enable()
+
+
+def _build(config: StageTrainer.Config) -> StageTrainer:
+    """The trainer of a configuration; what torchtitan says of one that it does not support is for the user."""
+    try:
+        return config.build()
+    except (ValueError, NotImplementedError) as error:
+        traceback.print_exc()
+        raise StageError(f"torchtitan does not take this stage's model and options together: {error}") from error
 
 
 def _meet_oneself() -> None:
@@ -192,15 +229,27 @@ def _count_parameters(model: DraftedModel) -> int:
     return sum(math.prod(shape) for name, shape in model.parameters.items() if not (tied and name == "lm_head.weight"))
 
 
+def _refuse_broken(trainer: StageTrainer, context: StageContext, loss: float) -> None:
+    """Refuse a model that the very last step broke: only the held-out loss can tell."""
+    if not math.isfinite(loss):
+        if context.rank == 0:
+            shutil.rmtree(context.folder / CHECKPOINTS_FOLDER / f"step-{trainer.step}")
+        raise not_finite("held-out loss", loss, trainer.step)
+
+
 def _remember(context: StageContext, before: float) -> None:
     if context.rank == 0:
         (context.folder / HELD_OUT_FILE).write_text(json.dumps({"before": before}))
 
 
-def _measures(context: StageContext, before: float | None, after: float | None, rows: int) -> tuple[Measure, ...]:
-    if after is None:
+def _measures(context: StageContext, trained: Trained, rows: int) -> tuple[Measure, ...]:
+    if trained.after is None:
         return ()
-    kept = context.folder / HELD_OUT_FILE
+    before, kept = trained.before, context.folder / HELD_OUT_FILE
     if before is None and kept.is_file():
         before = json.loads(kept.read_text())["before"]
-    return (Measure(name="held-out loss", before=before, after=after, better="lower", unit="nats/token", samples=rows),)
+    return (
+        Measure(
+            name="held-out loss", before=before, after=trained.after, better="lower", unit="nats/token", samples=rows
+        ),
+    )

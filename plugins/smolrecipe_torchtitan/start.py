@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata  # noqa: TID253
 
 from smolrecipe import StageContext, StageError, StageRef
 from smolrecipe.stage import CHECKPOINTS_FOLDER
@@ -80,7 +81,7 @@ def check_weights(checkpoint: Path, parameters: Shapes) -> None:
     held = {
         name: tuple(entry.size)
         for name, entry in read_metadata(checkpoint).state_dict_metadata.items()
-        if not name.startswith(NOT_WEIGHTS)
+        if isinstance(entry, TensorStorageMetadata) and not name.startswith(NOT_WEIGHTS)
     }
     refuse_misfits(held, parameters, f"checkpoint {checkpoint}")
 

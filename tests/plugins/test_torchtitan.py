@@ -73,13 +73,14 @@ class AdamOptions:
     lr: float = PEAK
     weight_decay: float = 0.1
     pattern: str = "."
+    breaks: bool = False
 
 
 def adam(options: AdamOptions) -> type:
     import torch
 
     class WatchedAdam(torch.optim.AdamW):
-        def step(self, closure: Any = None) -> Any:
+        def step(self, closure: Any = None) -> None:
             if all(group["lr"] > 0 for group in self.param_groups):  # torchtitan makes states by a step at rate 0
                 states = [state["step"].item() for state in self.state.values()]
                 USED.append(
@@ -89,7 +90,11 @@ def adam(options: AdamOptions) -> type:
                         "steps_before": max(states, default=0.0),
                     }
                 )
-            return super().step(closure)
+            super().step(closure)
+            if options.breaks:
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.detach().fill_(math.nan)
 
     return WatchedAdam
 
@@ -168,6 +173,12 @@ FASTER = ModelComponent(
     summary="",
     apply=turn_faster,
     to_hf=lambda config, options: config["rope_parameters"].update(rope_theta=5e4),
+)
+SHORT = ModelComponent(
+    name="short",
+    summary="",
+    apply=lambda draft, options: setattr(draft.decoder.layers[0].attention.rope, "max_seq_len", LENGTH // 2),
+    to_hf=None,
 )
 PRIVATE = ModelComponent(name="private", summary="", apply=lambda draft, options: None, to_hf=None)
 
@@ -302,6 +313,9 @@ def job_alone(folder: Path) -> dict[str, Any]:
             folder, "diverged", make_options(checkpoint_every=1, optimizer=Use(ADAM, AdamOptions(lr=1e30)))
         ),
     }
+    results["refused"]["short"] = refusal(folder, "no", make_options(model=make_model(SHORT)))
+    broken = make_options(steps=1, optimizer=Use(ADAM, AdamOptions(breaks=True)))
+    results["refused"]["broken by its last step"] = refusal(folder, "broken", broken)
     results["transformers"] = compare_with_transformers(folder)
     results["initial"] = initial_weights()
     results["labels"] = labels()
@@ -685,6 +699,8 @@ def test_a_hugging_face_folder_can_be_started_from(alone: dict[str, Any]) -> Non
         ("trajectory", ["trajectory_steps (24)", "13 to 25"]),
         ("processes", ["2 processes and 1 run"]),
         ("diverged", ["in step 2", "Lower the learning rate"]),
+        ("broken by its last step", ["the held-out loss is nan in step 1"]),
+        ("short", ["torchtitan does not take", "exceeds attention RoPE maximum supported sequence length 16"]),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(alone: dict[str, Any], case: str, words: list[str]) -> None:
@@ -695,6 +711,7 @@ def test_what_does_not_fit_is_refused_by_name(alone: dict[str, Any], case: str, 
 def test_no_checkpoint_is_kept_of_a_broken_model(alone: dict[str, Any], folder: Path) -> None:
     assert "diverged" in alone["refused"]
     assert [path.name for path in (folder / "diverged" / "checkpoints").iterdir()] == ["step-1"]
+    assert list((folder / "broken" / "checkpoints").iterdir()) == []
 
 
 def test_killed_and_resumed_is_bitwise_the_same(resumed: dict[str, Any], alone: dict[str, Any], folder: Path) -> None:
@@ -835,6 +852,14 @@ PIPELINE = partial(ParallelismOptions, pipeline_parallel=2)
 def test_mistakes_found_before_anything_runs(changes: dict[str, Any], words: str) -> None:
     problems = list(check_pretrain(make_options(**changes)))
     assert any(words in problem for problem in problems), problems
+
+
+def test_what_a_component_says_of_its_place_is_a_mistake_in_the_recipe() -> None:
+    def refuse(config: dict[str, Any], options: Any) -> None:
+        raise StageError("model component 'early' finds no decoder")
+
+    early = ModelComponent(name="early", summary="", apply=lambda draft, options: None, to_hf=refuse)
+    assert list(check_pretrain(make_options(model=make_model(early)))) == ["model component 'early' finds no decoder"]
 
 
 def test_nothing_is_wrong_with_the_options_of_these_tests() -> None:
