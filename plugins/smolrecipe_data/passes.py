@@ -70,7 +70,7 @@ class EndlessSource:
                 offset += count
                 index += 1
             number, offset = number + 1, 0
-        return TokenRow(tokens, document_positions(starts, length))
+        return TokenRow(tokens, document_positions(starts, length), last_starts_document=length in starts)
 
     def _order(self, number: int) -> _PassOrder:
         if number in self._passes:

@@ -187,6 +187,7 @@ def test_positions_restart_where_documents_do(source, length, segments, monkeypa
         assert sample.tokens.shape == (length + 1,) and sample.positions.shape == (length,)
         assert sample.tokens.dtype == sample.positions.dtype == np.int64
         assert sample.positions.tolist() == naive_positions(sample.tokens[:-1].tolist(), starts)
+        assert sample.last_starts_document == (int(sample.tokens[-1]) in starts)
 
 
 def test_tokens_of_two_bytes_are_read_as_such(source):
