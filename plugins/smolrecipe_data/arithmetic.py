@@ -34,7 +34,7 @@ _PHRASES = {
 def read(options: ArithmeticOptions) -> Iterator[Mapping[str, Any]]:
     """Rows of the chosen style, one language after the other by turns, every sum once before any comes again.
 
-    A worked answer restates the sum in digits and then spells the result: ``<think>\\n7 + 5 = 12\\n</think>\\ntwelve``.
+    A worked answer restates the sum in digits and then spells the result: ``<think>\\n7+5=12\\n</think>\\ntwelve``.
 
     Raises:
         StageError: when the split has no sum.
@@ -45,7 +45,7 @@ def read(options: ArithmeticOptions) -> Iterator[Mapping[str, Any]]:
             f"source 'arithmetic': no sum of 0..{options.largest} is in split '{options.split}' with held_out "
             f"{options.held_out}: raise 'largest' or 'held_out'"
         )
-    at_once = options.sums_per_document if options.style == "text" else 1
+    at_once = {"text": options.sums_per_document, "think": options.turns, "no_think": options.turns}.get(options.style, 1)
     rows = options.rows
     if rows is None:
         rows = -(-len(chosen) // at_once) * len(options.languages)
@@ -67,10 +67,10 @@ def _text(sums: list[Pair], language: str, options: ArithmeticOptions) -> dict[s
 
 
 def _chat(sums: list[Pair], language: str, options: ArithmeticOptions) -> dict[str, Any]:
-    ((a, b),) = sums
     mode = options.style
-    answer = _answer(a, b, a + b, language, mode)
-    return {"messages": [*_question(a, b, language), *answer], "chat_template_kwargs": _kwargs(mode)}
+    turns = ((_question(a, b, language), _answer(a, b, a + b, language, mode)) for a, b in sums)
+    messages = [message for question, answer in turns for message in (*question, *answer)]
+    return {"messages": messages, "chat_template_kwargs": _kwargs(mode)}
 
 
 def _preference(sums: list[Pair], language: str, options: ArithmeticOptions) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _question(a: int, b: int, language: str) -> list[dict[str, str]]:
 
 
 def _answer(a: int, b: int, result: int, language: str, mode: str) -> list[dict[str, str]]:
-    steps = f"<think>\n{a} + {b} = {result}\n</think>\n" if mode == "think" else ""
+    steps = f"<think>\n{a}+{b}={result}\n</think>\n" if mode == "think" else ""
     return [{"role": "assistant", "content": steps + spell(result, language)}]
 
 
