@@ -45,7 +45,9 @@ def read(options: ArithmeticOptions) -> Iterator[Mapping[str, Any]]:
             f"source 'arithmetic': no sum of 0..{options.largest} is in split '{options.split}' with held_out "
             f"{options.held_out}: raise 'largest' or 'held_out'"
         )
-    at_once = {"text": options.sums_per_document, "think": options.turns, "no_think": options.turns}.get(options.style, 1)
+    at_once = {"text": options.sums_per_document, "think": options.turns, "no_think": options.turns}.get(
+        options.style, 1
+    )
     rows = options.rows
     if rows is None:
         rows = -(-len(chosen) // at_once) * len(options.languages)
@@ -78,7 +80,7 @@ def _preference(sums: list[Pair], language: str, options: ArithmeticOptions) -> 
     return {
         "prompt": _question(a, b, language),
         "chosen": _answer(a, b, a + b, language, options.mode),
-        "rejected": _answer(a, b, wrong_sum(a, b, options.seed), language, options.mode),
+        "rejected": _answer(a, b, wrong_sum(a, b, options.seed, options.largest_error), language, options.mode),
         "chat_template_kwargs": _kwargs(options.mode),
     }
 

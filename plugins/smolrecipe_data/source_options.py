@@ -116,5 +116,10 @@ class ArithmeticOptions:
         default=None, at_least=1, doc="how many rows; without it every sum once in every language (in text: about once)"
     )
     sums_per_document: int = option(default=8, at_least=1, doc="style text: sentences in a document")
-    turns: int = option(default=1, at_least=1, doc="styles think and no_think: questions asked one after the other in a chat")
+    largest_error: int = option(
+        default=3, at_least=1, doc="style preference: how far from the sum a wrong answer is at most"
+    )
+    turns: int = option(
+        default=1, at_least=1, doc="styles think and no_think: questions in one chat, one after the other"
+    )
     seed: int = option(default=0, at_least=0, doc="the seed of the order of the sums; it does not move the split")

@@ -34,9 +34,11 @@ def endless(all_pairs: list[Pair], language: str, seed: int) -> Iterator[Pair]:
         yield from sorted(all_pairs, key=lambda pair: _hash("order", seed, language, time_round, *pair))
 
 
-def wrong_sum(a: int, b: int, seed: int) -> int:
-    """A number that is near a + b but not it."""
-    distances = [distance for distance in (-3, -2, -1, 1, 2, 3) if a + b + distance >= 0]
+def wrong_sum(a: int, b: int, seed: int, largest_error: int) -> int:
+    """A number that is not a + b, and at most ``largest_error`` away from it."""
+    distances = [
+        distance for distance in range(-largest_error, largest_error + 1) if distance and a + b + distance >= 0
+    ]
     return a + b + distances[_hash("wrong", seed, a, b) % len(distances)]
 
 
