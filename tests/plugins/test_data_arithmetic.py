@@ -32,7 +32,7 @@ QUESTIONS = {
     "it": r"Quanto fa (.+) più (.+)\?",
     "pt": r"Quanto é (.+) mais (.+)\?",
 }
-THOUGHT = re.compile(r"<think>\n(\d+) \+ (\d+) = (\d+)\n</think>\n(.+)")
+THOUGHT = re.compile(r"<think>\n(\d+)\+(\d+)=(\d+)\n</think>\n(.+)")
 
 
 def read(**options):
@@ -134,7 +134,7 @@ def test_the_split_is_the_same_everywhere_and_for_ever():
     """Published models and their evaluations rely on it: these values may not change."""
     assert [pair for pair in pairs(8, "held_out", 0.1) if pair[0] <= pair[1]] == GOLDEN_HELD_OUT
     assert list(itertools.islice(endless(list(pairs(8, "train", 0.1)), "en", 0), 5)) == GOLDEN_ORDER
-    assert [wrong_sum(a, 1, 0) for a in range(5)] == GOLDEN_WRONG
+    assert [wrong_sum(a, 1, 0, 3) for a in range(5)] == GOLDEN_WRONG
     assert all(split_of(a, b, 0.1) == split_of(b, a, 0.1) for a, b in itertools.product(range(60), repeat=2))
 
 
