@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import Factory, define
@@ -47,5 +46,3 @@ class ModelDraft:
 
 HfConfig = dict[str, Any]
 """The content of a Hugging Face ``config.json`` in the making."""
-
-HfNames = Mapping[str, str]

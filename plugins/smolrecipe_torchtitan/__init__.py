@@ -103,4 +103,6 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         produces=produces,
         devices=devices,
         run=run,
+        requires=("torch", "torchtitan", "transformers"),
+        extra="titan",
     )

@@ -161,7 +161,6 @@ def test_a_changed_plugin_changes_the_digest(
     (tmp_path / "words.txt").write_text("a")
     before = digests(plan(STAGES))
     (provider,) = {provider for _, provider in registry.catalog}
-    monkeypatch.setitem(vars(smolrecipe), "unused", 1)
     object.__setattr__(provider, "hash_source", lambda: "another source")
     after = digests(plan(STAGES))
     assert all(before[name] != after[name] for name in before)
@@ -175,7 +174,6 @@ def test_a_machine_without_the_gpus_is_told_in_one_sentence(plan: Callable[..., 
         "stage 'one' asks for 384 GPUs of 80 GiB, and launcher 'direct' finds none here; "
         "'small.yaml' is the same pipeline at a size for this machine"
     )
-    assert lacking_devices(plan(text, "launcher.gpus=384"), planned.stages)[:0] == []
     enough = plan(text, "launcher.gpus=384")
     assert lacking_devices(enough, enough.stages) == []
     assert planned.stages[0].devices == Devices(processes=384, device="cuda", memory_gib=80)

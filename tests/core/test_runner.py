@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -140,7 +139,6 @@ def test_trackers_get_every_event(write_recipe: Write, smolrecipe: Run, tmp_path
     assert tracked.read_text().splitlines() == ["['loss', 'step', 'steps']"] * 2 + ["['message']"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs /proc")
 def test_an_unwritable_run_store_is_refused_before_anything_runs(write_recipe: Write, smolrecipe: Run) -> None:
     recipe = write_recipe(HEAD + "stages:\n  one: {use: count, to: 2}\n")
     result = smolrecipe("run", recipe, "--runs", "/proc/runs", check=2)
