@@ -6,6 +6,7 @@ What a plugin needs is here: ``hookimpl``, the descriptors, and ``option``, ``Us
 from smolrecipe.components import (
     Component,
     Devices,
+    DryRun,
     Launcher,
     Loss,
     ModelComponent,
@@ -24,6 +25,7 @@ from smolrecipe.hookspecs import hookimpl
 from smolrecipe.model import HfConfig, ModelDraft
 from smolrecipe.options import Model, StageRef, Use, option
 from smolrecipe.preference import PreferenceBatch, PreferenceLoss
+from smolrecipe.proof import Proof
 from smolrecipe.stage import Artifact, Measure, StageContext
 
 __version__ = "0.1.0"
@@ -32,6 +34,7 @@ __all__ = [
     "Artifact",
     "Component",
     "Devices",
+    "DryRun",
     "HfConfig",
     "Launcher",
     "Loss",
@@ -47,6 +50,7 @@ __all__ = [
     "PreferenceBatch",
     "PreferenceLoss",
     "Problem",
+    "Proof",
     "RecipeError",
     "Schedule",
     "Source",

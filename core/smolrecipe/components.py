@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
     from smolrecipe.model import HfConfig, ModelDraft
     from smolrecipe.preference import PreferenceBatch, PreferenceLoss
+    from smolrecipe.proof import Proof
     from smolrecipe.stage import Artifact, StageContext
 
 
@@ -60,6 +61,35 @@ class Devices:
     """Memory of one accelerator that the published layout was sized for."""
 
 
+@frozen(kw_only=True)
+class DryRun:
+    """What the first device of a stage's layout would hold and compute, found without weights and without a step.
+
+    Bytes are those of one device at the peak of a step: weights, gradients, optimizer state, what the forward pass
+    keeps for the backward pass, and ``other_bytes``, the largest buffers that come and go besides (gathered weights,
+    logits and their gradient).
+    """
+
+    parameters: int
+    """Of the whole model; a tied matrix counts once."""
+    devices: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    other_bytes: int
+    flops_per_token: float
+    """Floating point operations of a training step per token: 6 for each parameter, and attention over what a causal
+    query sees, on average half of the row."""
+    tokens_per_step: int
+    steps: int
+
+    @property
+    def bytes(self) -> int:
+        """All of one device's."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.other_bytes
+
+
 def _one_cpu_process(options: Any) -> Devices:
     return Devices()
 
@@ -72,11 +102,22 @@ class StageKind(Component):
     ``"checkpoint"`` (the training engine's own), ``"hf-model"``. A reason instead of a true value says why these
     options do not produce it: ``{"hf-model": "component 'x' has no Hugging Face counterpart"}``. A checkpoint that is
     published besides the final one is ``"hf-model@<name>"``; recipes write ``from: stage@<name>``.
+
+    ``verify(options, context)`` compares what a stage of this kind has published with what its options ask for, by
+    means that are independent of how it was made; it only reads. ``dry_run(options)`` builds the stage's layout
+    without its weights. Both run in a process of their own.
+
+    ``imports(reference)`` makes the options of a stage that brings in a model from outside the recipe, which recipes
+    write in place of a stage's name: a folder (``./base``) or a name on the Hub (``org/name``, ``org/name@revision``).
+    One kind of stage may offer it.
     """
 
     run: Callable[[Any, StageContext], Artifact]
     produces: Callable[[Any], Mapping[str, Literal[True] | str]]
     devices: Callable[[Any], Devices] = _one_cpu_process
+    verify: Callable[[Any, StageContext], Iterable[Proof]] | None = None
+    dry_run: Callable[[Any], DryRun] | None = None
+    imports: Callable[[str], Any] | None = None
 
 
 @frozen(kw_only=True)
@@ -87,11 +128,21 @@ class ModelComponent(Component):
     ``config.json`` in place and must be light; ``None`` says that the component has no counterpart there, and then no
     later stage may ask for a Hugging Face checkpoint. ``max_positions(options)`` is the longest sequence that the
     component allows, ``None`` where it sets no bound.
+
+    ``from_hf(config)`` is the way back: the options with which ``to_hf`` writes what a ``config.json`` says, ``None``
+    for a config without this component. So a checkpoint that was made elsewhere can be assembled from components.
+
+    ``after`` names components whose work this one builds on: where a recipe has both, it lists them first.
+    ``check_draft(options, draft)`` yields a sentence for each reason why the component cannot be part of what the draft
+    is built for (device, sequence length, context parallelism); there is no decoder in it yet.
     """
 
     apply: Callable[[ModelDraft, Any], None]
     to_hf: Callable[[HfConfig, Any], None] | None
     max_positions: Callable[[Any], int | None] = lambda options: None
+    from_hf: Callable[[HfConfig], Any | None] | None = None
+    after: tuple[str, ...] = ()
+    check_draft: Callable[[Any, ModelDraft], Iterable[str]] = lambda options, draft: ()
 
 
 @frozen(kw_only=True)
@@ -157,9 +208,14 @@ class Packer(Component):
 
     ``open(options, context, sequence_length, seed, start)`` returns the samples; ``start`` is the ``position`` that an
     earlier stage ended at, or ``None``.
+
+    ``verify(options, context, sequence_length, seed, start, samples)`` compares the first ``samples`` samples of what
+    ``open`` returns for the same arguments, which are those that a stage has trained on, with the token files and with
+    the options; it only reads. Stages whose data is a packer's call it from their own ``verify``.
     """
 
     open: Callable[[Any, StageContext, int, int, Mapping[str, int] | None], TokenRows]
+    verify: Callable[[Any, StageContext, int, int, Mapping[str, int] | None, int], Iterable[Proof]] | None = None
 
 
 @frozen(kw_only=True)

@@ -29,6 +29,8 @@ from smolrecipe.components import (
     Tracker,
 )
 from smolrecipe.errors import Problem
+from smolrecipe.options import Model
+from smolrecipe.proof import Proof
 from smolrecipe.stage import Artifact, StageContext
 
 if TYPE_CHECKING:
@@ -204,6 +206,24 @@ def smolrecipe_after_stage(run: StageContext, artifact: Artifact) -> None:
         def smolrecipe_after_stage(run, artifact):
             (run.folder / "note.txt").write_text("done")
     """
+
+
+@hookspec
+def smolrecipe_verify_model(folder: Path, model: Model) -> Iterable[Proof]:
+    """Compare a Hugging Face checkpoint with what this plugin knows of it; it only reads.
+
+    ``folder`` holds safetensors, ``config.json`` and usually a tokenizer; ``model`` is what the installed model
+    components read from its ``config.json``. Called by ``smolrecipe verify``, in a process of its own, for every
+    checkpoint of a run and for one that was made elsewhere.
+
+    Example::
+
+        @smolrecipe.hookimpl
+        def smolrecipe_verify_model(folder, model):
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            yield Proof.within("the weights fit a phone", size / 2**30, 4, unit="GiB")
+    """
+    raise NotImplementedError
 
 
 @hookspec(firstresult=True)

@@ -21,6 +21,7 @@ import attrs
 from attrs import frozen
 
 from smolrecipe.components import Component, ModelComponent
+from smolrecipe.model import HfConfig
 
 C_co = TypeVar("C_co", bound=Component, covariant=True)
 
@@ -32,7 +33,7 @@ def option(
     factory: Any = None,
     source: str = "",
     identity: bool = True,
-    needs: str = "",
+    needs: str | tuple[str, ...] = "",
     at_least: float | None = None,
     more_than: float | None = None,
     at_most: float | None = None,
@@ -46,7 +47,8 @@ def option(
         source: the paper, equation or configuration that the default comes from.
         identity: whether the value changes what a stage computes. ``False`` keeps it out of the stage's digest:
             paths, log levels, how many devices share the work.
-        needs: for a ``StageRef``: what the named stage must produce, for example ``"hf-model"``.
+        needs: for a ``StageRef``: what the named stage must produce, for example ``"hf-model"``; one of several
+            where it is a tuple.
         at_least, more_than, at_most: the bounds of a number.
     """
     metadata = {
@@ -80,7 +82,9 @@ class Use(Generic[C_co]):
 class StageRef:
     """The name of another stage of the recipe, whose artifact this stage consumes.
 
-    ``checkpoint`` picks one of several checkpoints that the stage published, in YAML ``from: apo@0.5``.
+    ``checkpoint`` picks one of several checkpoints that the stage published, in YAML ``from: apo@0.5``. A recipe may
+    also write a folder (``./base``) or a name on the Hub (``org/name``, ``org/name@revision``): then a stage that
+    brings that model in is added to it, and named here.
     """
 
     stage: str
@@ -105,6 +109,17 @@ class Model:
     """
 
     components: Mapping[str, Use[ModelComponent]]
+
+    def to_hf(self) -> HfConfig:
+        """What the components write into a Hugging Face ``config.json``, in the recipe's order.
+
+        Components without a counterpart there are left out.
+        """
+        config: HfConfig = {}
+        for use in self.components.values():
+            if use.component.to_hf is not None:
+                use.component.to_hf(config, use.options)
+        return config
 
 
 def yaml_key(field_name: str) -> str:

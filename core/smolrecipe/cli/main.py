@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from smolrecipe import __version__
-from smolrecipe.cli import inspect_commands, plugins_command, run_command, stage_command
+from smolrecipe.cli import inspect_commands, plugins_command, run_command, stage_command, verify_command
 from smolrecipe.cli.session import Session, split_names
 from smolrecipe.errors import RecipeError, UserError
 from smolrecipe_registry.discovery import RESTRICTION, restriction_from_environment
@@ -36,6 +36,8 @@ for command in (
     inspect_commands.validate,
     inspect_commands.show,
     inspect_commands.ls,
+    verify_command.verify,
+    verify_command.verify_worker,
     plugins_command.plugins,
     stage_command.stage,
 ):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,30 @@ def _plugins(use: Use[Any], catalog: Catalog) -> Iterator[tuple[str, str, str]]:
 
 
 def _data(use: Use[Any]) -> Iterator[tuple[str, str]]:
+    """What identifies the data behind the options: each source's own word for it, and the content of paths."""
+    sources: list[tuple[str | int, ...]] = []
     for path, value, metadata in walk(use):
         where = ".".join(map(str, path))
         if isinstance(value, Use) and isinstance(value.component, Source):
+            sources.append(path)
             yield where, value.component.fingerprint(value.options)
-        elif isinstance(value, Path) and _is_identity(metadata) and value.is_file():
-            stat = value.stat()
-            yield where, _file_hash(value, stat.st_size, stat.st_mtime_ns)
+        elif isinstance(value, Path) and _is_identity(metadata) and not _lies_in(path, sources):
+            yield where, _content_hash(value)
+
+
+def _lies_in(path: tuple[str | int, ...], sources: Sequence[tuple[str | int, ...]]) -> bool:
+    """Whether a source is around the path: it speaks for its own files."""
+    return any(path[: len(source)] == source for source in sources)
+
+
+def _content_hash(path: Path) -> str:
+    """A hash of a file, or of a folder's files with their names in it; of nothing where there is nothing."""
+    if path.is_file():
+        stat = path.stat()
+        return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    listing = [(file.relative_to(path).as_posix(), _content_hash(file)) for file in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else ""
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from typing import Any
 from smolrecipe.catalog import Catalog, near_miss
 from smolrecipe.components import KINDS
 from smolrecipe.errors import Problem, RecipeError
+from smolrecipe.options import Model, walk
 from smolrecipe.planning.digest import stage_digest
 from smolrecipe.planning.plan import Plan, PlannedStage, Reference, references
 from smolrecipe.recipe.recipe import Recipe
@@ -22,7 +23,7 @@ def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
         RecipeError: with every problem: unknown stages, cycles, artifacts that nobody produces, what components refuse.
     """
     refs = {name: references(name, use) for name, use in recipe.stages.items()}
-    problems = [*_unknown_stages(recipe, refs), *_component_problems(recipe)]
+    problems = [*_unknown_stages(recipe, refs), *_component_problems(recipe), *_order_problems(recipe)]
     order = _order(recipe, refs)
     produces = {name: use.component.produces(use.options) for name, use in recipe.stages.items()}
     problems += _unproduced(recipe, refs, produces)
@@ -90,31 +91,51 @@ def _component_problems(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"{KINDS[type(use.component)]} '{use.name}': {message}", recipe.place(path))
 
 
+def _order_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Model components that are listed before one whose work they build on."""
+    for name, stage in recipe.stages.items():
+        for path, model, _ in walk(stage, ("stages", name)):
+            if not isinstance(model, Model):
+                continue
+            seen: set[str] = set()
+            for key, use in reversed(list(model.components.items())):
+                for early in seen & set(use.component.after):
+                    yield Problem(
+                        f"model component '{use.name}' builds on what '{early}' sets and is listed before it: "
+                        f"list '{early}' first",
+                        recipe.place((*path, key)),
+                    )
+                seen.add(use.name)
+
+
 def _unproduced(
     recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]], produces: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Problem]:
     for name, own in refs.items():
         for reference in own:
-            wanted, needs = reference.ref.stage, reference.needs
-            if wanted not in produces or not needs:
+            wanted, checkpoint = reference.ref.stage, reference.ref.checkpoint
+            if wanted not in produces or not reference.needs:
                 continue
-            checkpoint = reference.ref.checkpoint
-            answer = produces[wanted].get(f"{needs}@{checkpoint}" if checkpoint else needs)
-            if answer is True:
+            offered = produces[wanted]
+            if any(offered.get(f"{need}@{checkpoint}" if checkpoint else need) is True for need in reference.needs):
                 continue
-            if checkpoint and produces[wanted].get(needs) is True:
-                known = [what.partition("@")[2] for what in produces[wanted] if what.startswith(f"{needs}@")]
-                message = (
-                    f"'{wanted}' publishes no checkpoint '{checkpoint}'; it publishes: {', '.join(known) or 'none'}"
+            place = recipe.place(reference.path)
+            if checkpoint and any(offered.get(need) is True for need in reference.needs):
+                known = [
+                    what.partition("@")[2]
+                    for what in offered
+                    if what.startswith(tuple(f"{n}@" for n in reference.needs))
+                ]
+                yield Problem(
+                    f"'{wanted}' publishes no checkpoint '{checkpoint}'; it publishes: {', '.join(known) or 'none'}",
+                    place,
                 )
-                yield Problem(message, recipe.place(reference.path))
                 continue
             kind = recipe.stages[wanted].component.name
-            reason = answer or f"stage kind '{kind}' produces {', '.join(produces[wanted]) or 'nothing'}"
-            yield Problem(
-                f"stage '{name}' needs a {_words(needs)} from '{wanted}', which has none: {reason}",
-                recipe.place(reference.path),
-            )
+            reasons = [str(offered[need]) for need in reference.needs if offered.get(need)]
+            reason = "; ".join(reasons) or f"stage kind '{kind}' produces {', '.join(offered) or 'nothing'}"
+            needs = " or ".join(map(_words, reference.needs))
+            yield Problem(f"stage '{name}' needs a {needs} from '{wanted}', which has none: {reason}", place)
 
 
 def _words(needs: str) -> str:

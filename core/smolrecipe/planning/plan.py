@@ -15,11 +15,11 @@ from smolrecipe.recipe.recipe import Recipe
 
 @frozen(kw_only=True)
 class Reference:
-    """One stage's wish for another's artifact: where it was written and what it needs."""
+    """One stage's wish for another's artifact: where it was written and what it needs, any one of several things."""
 
     ref: StageRef
     path: Path_
-    needs: str
+    needs: tuple[str, ...]
 
 
 @frozen(kw_only=True)
@@ -59,7 +59,11 @@ class Plan:
 def references(name: str, use: Use[StageKind]) -> tuple[Reference, ...]:
     """Every reference to another stage in a stage's options."""
     return tuple(
-        Reference(ref=value, path=path, needs=str(metadata.get("needs") or ""))
+        Reference(ref=value, path=path, needs=_alternatives(metadata.get("needs") or ()))
         for path, value, metadata in walk(use, ("stages", name))
         if isinstance(value, StageRef)
     )
+
+
+def _alternatives(needs: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (needs,) if isinstance(needs, str) else needs

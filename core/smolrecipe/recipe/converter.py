@@ -19,6 +19,7 @@ from smolrecipe.catalog import Catalog, near_miss
 from smolrecipe.components import KINDS, Component, ModelComponent
 from smolrecipe.options import Model, StageRef, Use, yaml_key
 from smolrecipe.recipe.nodes import PlacedText
+from smolrecipe.recipe.outside import is_folder, is_outside
 
 OWNER = "smolrecipe_owner"
 """Attribute of a validation error that names the component whose options it is about."""
@@ -45,8 +46,12 @@ def describe(value: Any) -> str:
     return "a mapping" if isinstance(value, Mapping) else "a list"
 
 
-def make_converter(catalog: Catalog) -> Converter:
-    """A converter whose ``Use`` fields are looked up in ``catalog``."""
+def make_converter(catalog: Catalog, outside: Callable[[str], str] | None = None) -> Converter:
+    """A converter whose ``Use`` fields are looked up in ``catalog``.
+
+    ``outside(reference)`` names the stage that brings in a model from outside the recipe, where a recipe may refer to
+    one; a folder in ``reference`` is absolute.
+    """
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for type_, accepts, name in (
         (bool, lambda value: isinstance(value, bool), "true or false"),
@@ -56,7 +61,7 @@ def make_converter(catalog: Catalog) -> Converter:
     ):
         converter.register_structure_hook(type_, _scalar(type_, accepts, name))
     converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook(StageRef, _stage_ref)
+    converter.register_structure_hook(StageRef, lambda value, _: _stage_ref(value, outside))
     converter.register_structure_hook_factory(_is_union, lambda type_: _union(type_, converter))
     converter.register_structure_hook_factory(_is_literal, _literal)
     converter.register_structure_hook_factory(attrs.has, lambda cls: _options(cls, converter))
@@ -88,10 +93,12 @@ def _path(value: Any, _: Any) -> Path:
     return (folder / Path(value).expanduser()).absolute()
 
 
-def _stage_ref(value: Any, _: Any) -> StageRef:
+def _stage_ref(value: Any, outside: Callable[[str], str] | None) -> StageRef:
     if not isinstance(value, str) or not value:
         raise WrongValueError(f"must be the name of a stage, not {describe(value)}")
-    return StageRef.parse(value)
+    if outside is None or not is_outside(value):
+        return StageRef.parse(value)
+    return StageRef(outside(str(_path(value, Path)) if is_folder(value) else str(value)))
 
 
 def _is_union(type_: Any) -> bool:

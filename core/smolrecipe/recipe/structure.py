@@ -15,6 +15,7 @@ from smolrecipe.errors import Problem, RecipeError
 from smolrecipe.options import Model, Use, walk
 from smolrecipe.recipe.converter import describe, make_converter
 from smolrecipe.recipe.nodes import Node, Path_, merge, places, plain
+from smolrecipe.recipe.outside import OutsideModels, referring_to
 from smolrecipe.recipe.problems import bound_problems, structuring_problems
 from smolrecipe.recipe.recipe import Recipe
 
@@ -35,12 +36,14 @@ class _Structurer:
     def __init__(self, node: Node, file: Path, catalog: Catalog) -> None:
         self.file = file
         self.catalog = catalog
-        self.converter: Converter = make_converter(catalog)
         self.problems: list[Problem] = []
         if not isinstance(node.value, dict):
             raise RecipeError([Problem("a recipe is a mapping with 'name' and 'stages'", node.place)])
         self.node = self.with_stage_models(node)
         self.places = dict(places(self.node))
+        stages = plain(self.node).get("stages")
+        self.outside = OutsideModels(stages if isinstance(stages, dict) else (), catalog)
+        self.converter: Converter = make_converter(catalog, self.outside.name)
 
     def recipe(self) -> Recipe:
         value = plain(self.node)
@@ -80,7 +83,18 @@ class _Structurer:
                     Problem(f"stage name '{name}' may hold letters, digits, '-', '_' and '.' only", self.place(path))
                 )
             structured[name] = self.use(stage, Use[StageKind], path)
-        return structured
+        return {**self.imports(structured), **structured}
+
+    def imports(self, stages: dict[str, Use[StageKind]]) -> dict[str, Use[StageKind]]:
+        """A stage for each model outside the recipe that the stages refer to, placed where the first of them does."""
+        for name, path in referring_to(self.outside.names, stages):
+            self.places.setdefault(("stages", name), self.place(path))
+        try:
+            return self.outside.stages()
+        except RecipeError as error:
+            place = self.place(("stages", *self.outside.names)[:2])
+            self.problems.extend(Problem(problem.message, place) for problem in error.problems)
+            return {}
 
     def trackers(self, value: dict[str, Any]) -> tuple[Use[Tracker], ...]:
         trackers = value.get("trackers", [])

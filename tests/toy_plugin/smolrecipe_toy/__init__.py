@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +17,13 @@ import smolrecipe
 from smolrecipe import (
     Artifact,
     Devices,
+    DryRun,
     Launcher,
     Loss,
     Measure,
     Model,
     ModelComponent,
+    Proof,
     Schedule,
     Source,
     StageError,
@@ -86,6 +89,17 @@ def count(options: CountOptions, context: smolrecipe.StageContext) -> Artifact:
     return Artifact(measures=(Measure(name="number", before=start, after=number),), summary={"number": number})
 
 
+def recount(options: CountOptions, context: smolrecipe.StageContext) -> Iterator[Proof]:
+    """Prove the published number; ``label`` says how the check itself behaves."""
+    number = json.loads((context.folder / "number.json").read_text())
+    start = json.loads(context.input(options.from_, "number.json").read_text()) if options.from_ else 0
+    yield Proof.within("the number is what counting gives", abs(number - start - options.to), 0, note=f"it is {number}")
+    if options.label == "check crashes":
+        raise ZeroDivisionError("a bug in the check")
+    if options.label == "check dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @frozen(kw_only=True)
 class BuildOptions:
     model: Model = option(doc="the model")
@@ -94,7 +108,19 @@ class BuildOptions:
 
 def build(options: BuildOptions, context: smolrecipe.StageContext) -> Artifact:
     (context.folder / "model.json").write_text(json.dumps(list(options.model.components)))
+    (context.folder / "model").mkdir()
+    (context.folder / "model" / "config.json").write_text(json.dumps(options.model.to_hf()))
     return Artifact()
+
+
+@frozen(kw_only=True)
+class BringInOptions:
+    reference: str = option(doc="what the recipe wrote")
+
+
+def bring_in(options: BringInOptions, context: smolrecipe.StageContext) -> Artifact:
+    (context.folder / "number.json").write_text(str(len(options.reference)))
+    return Artifact(summary={"reference": options.reference})
 
 
 def _hf(options: BuildOptions) -> Mapping[str, str]:
@@ -102,6 +128,24 @@ def _hf(options: BuildOptions) -> Mapping[str, str]:
         if use.component.to_hf is None:
             return {"hf-model": f"model component '{name}' has no Hugging Face counterpart"}
     return {"hf-model": True}
+
+
+def dry_run(options: CountOptions) -> DryRun:
+    """Counting at the size of a 3B model, for the arithmetic of the table."""
+    if options.behave == "refuse":
+        raise StageError("this layout cannot be built: set behave to 'well'")
+    return DryRun(
+        parameters=3 * 10**9,
+        devices=options.processes,
+        weight_bytes=6 * 2**30,
+        gradient_bytes=6 * 2**30,
+        optimizer_bytes=12 * 2**30,
+        activation_bytes=20 * 2**30,
+        other_bytes=2**30,
+        flops_per_token=2e10,
+        tokens_per_step=2 * 10**6,
+        steps=options.to,
+    )
 
 
 @frozen(kw_only=True)
@@ -131,6 +175,16 @@ def smolrecipe_stages():
         run=count,
         produces=lambda options: {"number": True},
         devices=lambda options: Devices(processes=options.processes, device=options.device, memory_gib=80),
+        verify=recount,
+        dry_run=dry_run,
+    )
+    yield StageKind(
+        name="bring_in",
+        summary="bring in",
+        options=BringInOptions,
+        run=bring_in,
+        produces=lambda options: {"number": True, "hf-model": True},
+        imports=lambda reference: BringInOptions(reference=reference),
     )
     yield StageKind(name="build", summary="build", options=BuildOptions, run=build, produces=_hf)
     yield StageKind(
@@ -141,9 +195,33 @@ def smolrecipe_stages():
 @smolrecipe.hookimpl
 def smolrecipe_model_components():
     yield ModelComponent(
-        name="layers", summary="layers", options=Layers, apply=lambda d, o: None, to_hf=lambda c, o: None
+        name="layers",
+        summary="layers",
+        options=Layers,
+        apply=lambda d, o: None,
+        to_hf=lambda config, options: config.update(layers=options.count, kind=options.kind),
+        from_hf=_layers_of,
     )
     yield ModelComponent(name="odd", summary="no counterpart", apply=lambda d, o: None, to_hf=None)
+    yield ModelComponent(
+        name="doubled",
+        summary="twice the layers",
+        apply=lambda d, o: None,
+        to_hf=lambda config, options: config.update(layers=2 * config["layers"]),
+        after=("layers",),
+    )
+
+
+def _layers_of(config):
+    if config.get("kind") not in (None, "wide", "deep"):
+        raise StageError(f"kind '{config['kind']}' is none that layers have")
+    return Layers(count=config["layers"], kind="wide") if "layers" in config else None
+
+
+@smolrecipe.hookimpl
+def smolrecipe_verify_model(folder, model):
+    weights = folder / "weights.txt"
+    yield Proof.same("weights are not there yet", int(weights.exists()), len(model.components), of="components")
 
 
 @smolrecipe.hookimpl

@@ -1,0 +1,91 @@
+"""What ``smolrecipe verify`` is pointed at: a run, one artifact of it, or a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import frozen
+
+from smolrecipe.errors import RecipeError
+from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE
+
+CONFIG_FILE = "config.json"
+
+
+@frozen(kw_only=True)
+class Target:
+    """One folder to verify, and what it is called in the table."""
+
+    label: str
+    folder: Path
+    kind: Literal["artifact", "model"]
+
+
+def find_targets(path: Path) -> list[Target]:
+    """The folders that ``path`` stands for; a run's artifacts in the order in which they were made.
+
+    Raises:
+        RecipeError: when there is nothing to verify.
+    """
+    if is_artifact(path):
+        return [Target(label=_stage_name(path), folder=path, kind="artifact")]
+    if (path / CONFIG_FILE).is_file():
+        return [Target(label=path.name, folder=path, kind="model")]
+    artifacts = [folder for folder in sorted(path.iterdir()) if is_artifact(folder)] if path.is_dir() else []
+    if artifacts:
+        return _in_order(artifacts)
+    there = (
+        "is no folder" if not path.is_dir() else f"has neither {MANIFEST_FILE} nor {CONFIG_FILE}, nor artifacts in it"
+    )
+    raise RecipeError(
+        [
+            f"there is nothing to verify: {path} {there}; name a run (runs/<recipe>), an artifact in it, or a folder "
+            "with a Hugging Face checkpoint"
+        ]
+    )
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder is a published artifact: both files that publishing writes are there, readable or not."""
+    return folder.suffix != ".partial" and (folder / MANIFEST_FILE).is_file() and (folder / STAGE_FILE).is_file()
+
+
+def read_record(folder: Path) -> Mapping[str, Any]:
+    """What an artifact's ``stage.json`` says.
+
+    Raises:
+        ValueError: when it is not what publishing writes.
+    """
+    record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not {"recipe", "stage", "options", "parents", "digest"} <= record.keys():
+        raise ValueError(f"{STAGE_FILE} is not the record of a stage")
+    return record
+
+
+def parent_folders(folder: Path, record: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the artifacts that this one was made from should be: stage name -> folder."""
+    return {name: folder.parent / f"{name}-{digest[:12]}" for name, digest in record["parents"].items()}
+
+
+def _stage_name(folder: Path) -> str:
+    return folder.name.rpartition("-")[0] or folder.name
+
+
+def _in_order(artifacts: list[Path]) -> list[Target]:
+    """Parents before children, otherwise by name. Two artifacts of one stage keep their digests in their labels."""
+    graph: dict[Path, list[Path]] = {}
+    for folder in artifacts:
+        try:
+            graph[folder] = list(parent_folders(folder, read_record(folder)).values())
+        except (OSError, ValueError):
+            graph[folder] = []
+    ordered = [folder for folder in TopologicalSorter(graph).static_order() if folder in graph]
+    names = [_stage_name(folder) for folder in ordered]
+    return [
+        Target(label=name if names.count(name) == 1 else folder.name, folder=folder, kind="artifact")
+        for name, folder in zip(names, ordered, strict=True)
+    ]
