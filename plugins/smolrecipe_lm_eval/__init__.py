@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from smolrecipe import Artifact, Devices, Source, StageContext, StageKind, StageRef, Use, hookimpl, option
+from smolrecipe import Artifact, Devices, Proof, Source, StageContext, StageKind, StageRef, Use, hookimpl, option
 
 
 @frozen(kw_only=True)
@@ -61,6 +61,13 @@ def run(options: EvaluateOptions, context: StageContext) -> Artifact:
     return evaluate(options, context)
 
 
+def verify(options: EvaluateOptions, context: StageContext) -> Iterable[Proof]:
+    """Compute scores and a sample of answers again, see ``smolrecipe_lm_eval.verify``."""
+    from smolrecipe_lm_eval.verify import proofs
+
+    return proofs(options, context)
+
+
 def check(options: EvaluateOptions) -> Iterable[str]:
     """Nothing to evaluate, names that would be confused, sources that hold no problems."""
     if not options.models:
@@ -92,4 +99,5 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         run=run,
         produces=lambda options: {},
         devices=lambda options: Devices(device=options.device),
+        verify=verify,
     )

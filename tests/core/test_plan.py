@@ -189,3 +189,34 @@ def test_a_missing_engine_names_its_extra(plan: Callable[..., Plan], registry: R
     assert problem.message == (
         "stage kind 'count' needs an_engine_that_is_not_there, which is not installed: pip install 'smolrecipe[engine]'"
     )
+
+
+def test_components_come_after_those_whose_work_they_build_on(problems: Callable[..., list[str]]) -> None:
+    text = "model:\n  twice: {use: doubled}\n  layers: {use: layers}\nstages:\n  a: {use: build}\n"
+    assert problems(text) == [
+        "4:3: model component 'doubled' builds on what 'layers' sets and is listed before it: list 'layers' first"
+    ]
+
+
+def test_one_of_several_things_is_enough(plan: Callable[..., Plan], problems: Callable[..., list[str]]) -> None:
+    """A stage that goes on from a number or from a model takes either, and says what it lacks of both."""
+    head = "model: {odd: {use: odd}}\nstages:\n  count: {use: count, to: 1}\n  built: {use: build}\n"
+    assert plan(head + "  a: {use: take, from: count}\n").by_name["a"].parents == ("count",)
+    (problem,) = problems(head + "  a: {use: take, from: built}\n")
+    assert "needs a number or Hugging Face checkpoint from 'built', which has none: " in problem
+    assert "model component 'odd' has no Hugging Face counterpart" in problem
+
+
+def test_a_folder_is_known_by_what_is_in_it(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def digest(folder: Path) -> str:
+        return plan("stages:\n  a: {use: take, folder: FOLDER}\n".replace("FOLDER", str(folder))).by_name["a"].digest
+
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "file.txt").write_text("content")
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+    (tmp_path / "two" / "sub" / "file.txt").write_text("other content")
+    assert digest(tmp_path / "one") != digest(tmp_path / "two")
+    (tmp_path / "two" / "sub" / "file.txt").write_text("content")
+    (tmp_path / "two" / "sub" / "file.txt").rename(tmp_path / "two" / "sub" / "renamed.txt")
+    assert digest(tmp_path / "one") != digest(tmp_path / "two")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
 from smolrecipe import Source, StageContext, StageError, StageRef, Use, option
-from smolrecipe_lm_eval import EvaluateOptions, check, run, smolrecipe_stages
+from smolrecipe_lm_eval import EvaluateOptions, check, run, smolrecipe_stages, verify
 from smolrecipe_lm_eval.scores import results_by_task, scores_of
 
 WORDS = ("<pad>", "<eos>", "</think>", "think", "a", "b", "c", "d", "one", "two", "three", "four", "hm")
@@ -284,3 +285,40 @@ def test_the_stage_is_offered() -> None:
     (kind,) = smolrecipe_stages()
     assert kind.name == "evaluate"
     assert kind.devices(EvaluateOptions(models=[], device="cuda")).device == "cuda"
+
+
+def evaluated(root: Path) -> tuple[EvaluateOptions, StageContext]:
+    chain(root, "good", GOOD)
+    chain(root, "poor", POOR)
+    options = EvaluateOptions(models=[StageRef("good"), StageRef("poor")], problems={"words": SPELLED})
+    run(options, context(root, "good", "poor"))
+    return options, context(root, "good", "poor")
+
+
+def test_verify_finds_scores_and_answers_right(tmp_path: Path) -> None:
+    proofs = list(verify(*evaluated(tmp_path)))
+    assert [proof.claim.partition(" (")[0] for proof in proofs] == [
+        "scores follow from the answers",
+        "answers are the model's own",
+    ] * 2
+    assert all(proof.holds for proof in proofs), proofs
+
+
+def test_verify_finds_a_score_that_its_answers_do_not_give(tmp_path: Path) -> None:
+    options, where = evaluated(tmp_path)
+    file = where.folder / "results.json"
+    results = json.loads(file.read_text())
+    results["scores"]["poor"]["words"]["score"] = 0.75
+    file.write_text(json.dumps(results))
+    (wrong,) = [proof for proof in verify(options, where) if not proof.holds]
+    assert wrong.claim == "scores follow from the answers (poor)"
+    assert wrong.note == "'words': score is 0.75, and 0.25 of the published answers"
+
+
+def test_verify_finds_answers_of_another_model(tmp_path: Path) -> None:
+    """The published answers of a good model beside a poor one's weights, as a stale cache would leave them."""
+    options, where = evaluated(tmp_path)
+    shutil.rmtree(tmp_path / "good")
+    shutil.copytree(tmp_path / "poor", tmp_path / "good")
+    (wrong,) = [proof for proof in verify(options, where) if not proof.holds]
+    assert wrong.claim == "answers are the model's own (good)" and "published 'one'" in wrong.note

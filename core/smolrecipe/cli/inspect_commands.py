@@ -1,76 +1,22 @@
-"""Commands that look and run nothing: validate, plan, show, ls."""
+"""Commands that look at recipes and at the run store: show, ls."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 
-from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
+from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_option
 from smolrecipe.cli.tables import print_table
 from smolrecipe.options import Model, Use, yaml_key
-from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import iterate_uses
-from smolrecipe.running.machine import lacking
-from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE, RunStore
-
-_NOTES = 5
-
-
-@click.command()
-@recipe_arguments
-@click.pass_obj
-def validate(session: Session, recipe: str, settings: tuple[str, ...]) -> None:
-    """Check a recipe without running it: keys, types, components, data and the order of stages."""
-    plan = session.plan(recipe, settings)
-    click.echo(f"{plan.recipe.file}: valid, {len(plan.stages)} stages")
-    _note_what_is_lacking(plan, plan.stages)
-
-
-@click.command()
-@recipe_arguments
-@store_option
-@json_option
-@click.pass_obj
-def plan(session: Session, recipe: str, settings: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Show the stages in the order in which they run, and what would run now."""
-    planned = session.plan(recipe, settings)
-    store = store_of(planned.recipe, runs)
-    if as_json:
-        listing = [
-            {
-                "stage": stage.name,
-                "kind": stage.use.name,
-                "status": _status(store, stage),
-                "digest": stage.digest,
-                "consumes": list(stage.parents),
-                "processes": stage.devices.processes,
-                "device": stage.devices.device,
-                "folder": str(store.published(stage)),
-            }
-            for stage in planned.stages
-        ]
-        click.echo(json.dumps({"recipe": planned.recipe.name, "stages": listing}, indent=2))
-        return
-    rows = [
-        (
-            stage.name,
-            stage.use.name,
-            ", ".join(stage.parents),
-            _devices(stage),
-            stage.digest[:12],
-            _status(store, stage),
-        )
-        for stage in planned.stages
-    ]
-    print_table(("stage", "kind", "consumes", "runs on", "digest", "status"), rows, title=planned.recipe.name)
-    _note_what_is_lacking(planned, [stage for stage in planned.stages if not store.is_published(stage)])
+from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE
 
 
 @click.command()
@@ -111,28 +57,6 @@ def ls(runs: Path, as_json: bool) -> None:
         for item in listing
     ]
     print_table(("recipe", "artifact", "kind", "status", "MiB", "seconds", "started (UTC)"), rows, right=(4, 5))
-
-
-def _note_what_is_lacking(plan: Plan, stages: Iterable[PlannedStage]) -> None:
-    """Say what keeps a valid recipe from running on this machine, the first few things of it."""
-    problems = lacking(plan, stages)
-    for problem in problems[:_NOTES]:
-        click.echo(f"not on this machine: {problem}", err=True)
-    if len(problems) > _NOTES:
-        click.echo(f"not on this machine: {len(problems) - _NOTES} more like these; 'run' lists them all", err=True)
-
-
-def _status(store: RunStore, stage: PlannedStage) -> str:
-    if store.is_published(stage):
-        return "published"
-    return "half done" if store.partial(stage).exists() else "to run"
-
-
-def _devices(stage: PlannedStage) -> str:
-    count, device = stage.devices.processes, stage.devices.device
-    if device == "cuda":
-        return f"{count} GPU{'s' if count > 1 else ''}"
-    return f"{count} CPU processes" if count > 1 else "CPU"
 
 
 def _artifacts(runs: Path) -> Iterator[dict[str, str]]:

@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from smolrecipe import __version__
-from smolrecipe.cli import inspect_commands, plugins_command, run_command, stage_command, verify_command
+from smolrecipe.cli import (
+    dry_run,
+    inspect_commands,
+    plan_command,
+    plugins_command,
+    run_command,
+    stage_command,
+    verify_command,
+)
 from smolrecipe.cli.session import Session, split_names
 from smolrecipe.errors import RecipeError, UserError
 from smolrecipe_registry.discovery import RESTRICTION, restriction_from_environment
@@ -32,14 +40,15 @@ def cli(context: click.Context, plugins: str | None) -> None:
 
 for command in (
     run_command.run,
-    inspect_commands.plan,
-    inspect_commands.validate,
+    plan_command.plan,
+    plan_command.validate,
     inspect_commands.show,
     inspect_commands.ls,
     verify_command.verify,
     verify_command.verify_worker,
     plugins_command.plugins,
     stage_command.stage,
+    dry_run.dry_run_worker,
 ):
     cli.add_command(command)
 

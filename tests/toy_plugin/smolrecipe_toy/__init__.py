@@ -134,13 +134,15 @@ def dry_run(options: CountOptions) -> DryRun:
     """Counting at the size of a 3B model, for the arithmetic of the table."""
     if options.behave == "refuse":
         raise StageError("this layout cannot be built: set behave to 'well'")
+    if options.behave == "crash":
+        raise ZeroDivisionError("a bug in the dry run")
     return DryRun(
         parameters=3 * 10**9,
         devices=options.processes,
         weight_bytes=6 * 2**30,
         gradient_bytes=6 * 2**30,
         optimizer_bytes=12 * 2**30,
-        activation_bytes=20 * 2**30,
+        activation_bytes=(120 if options.seconds else 20) * 2**30,
         other_bytes=2**30,
         flops_per_token=2e10,
         tokens_per_step=2 * 10**6,
@@ -151,6 +153,12 @@ def dry_run(options: CountOptions) -> DryRun:
 @frozen(kw_only=True)
 class UseModelOptions:
     from_: StageRef = option(needs="hf-model", doc="a stage with a model")
+
+
+@frozen(kw_only=True)
+class TakeOptions:
+    from_: StageRef | None = option(default=None, needs=("number", "hf-model"), doc="a stage with either")
+    folder: Path | None = option(default=None, doc="a folder whose content matters")
 
 
 @frozen(kw_only=True)
@@ -187,6 +195,9 @@ def smolrecipe_stages():
         imports=lambda reference: BringInOptions(reference=reference),
     )
     yield StageKind(name="build", summary="build", options=BuildOptions, run=build, produces=_hf)
+    yield StageKind(
+        name="take", summary="take", options=TakeOptions, run=build, produces=lambda options: {"number": True}
+    )
     yield StageKind(
         name="use_model", summary="use", options=UseModelOptions, run=build, produces=lambda options: {"hf-model": True}
     )

@@ -1,0 +1,164 @@
+"""``smolrecipe plan --dry-run``: every stage's layout built without weights, and what it would take, as a table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import asdict, frozen
+
+from smolrecipe.cli.session import Session, recipe_arguments
+from smolrecipe.cli.tables import print_table
+from smolrecipe.components import DryRun
+from smolrecipe.errors import StageError, UserError
+from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.process import run_processes
+from smolrecipe.running.store import write_json
+
+_GIB = 2**30
+_SECONDS_PER_DAY = 86400.0
+
+
+@frozen(kw_only=True)
+class Speed:
+    """What is assumed of a device: the share ``mfu`` of its peak speed, in 1e12 operations per second."""
+
+    mfu: float
+    peak_tflops: float
+
+    def tokens_per_second(self, found: DryRun) -> float:
+        """Of one device."""
+        return self.mfu * self.peak_tflops * 1e12 / found.flops_per_token
+
+    def days(self, found: DryRun) -> float:
+        """Of the whole stage on all its devices."""
+        tokens = found.steps * found.tokens_per_step
+        return tokens / (self.tokens_per_second(found) * found.devices) / _SECONDS_PER_DAY
+
+
+@frozen(kw_only=True)
+class BuiltStage:
+    """A stage and what its dry run found."""
+
+    stage: PlannedStage
+    found: DryRun
+
+    def as_json(self, speed: Speed) -> dict[str, Any]:
+        """All of it, for programs."""
+        return {
+            "stage": self.stage.name,
+            **asdict(self.found),
+            "bytes": self.found.bytes,
+            "mfu": speed.mfu,
+            "peak_tflops": speed.peak_tflops,
+            "tokens_per_second_per_device": speed.tokens_per_second(self.found),
+            "days": speed.days(self.found),
+        }
+
+
+def dry_run(session: Session, plan: Plan, recipe: str, settings: Sequence[str]) -> Iterator[BuiltStage]:
+    """Build the stages whose kind can be built without weights, each in a process of its own.
+
+    Raises:
+        UserError: when a layout cannot be built.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="smolrecipe-dry-run-"))
+    plugins = ["--plugins", ",".join(session.plugins)] if session.plugins is not None else []
+    overrides = [argument for setting in settings for argument in ("--set", setting)]
+    for stage in plan.stages:
+        if stage.use.component.dry_run is None:
+            continue
+        click.echo(f"{stage.name}: building its layout of {stage.devices.processes} devices ...", err=True)
+        result, log = folder / "result.json", folder / f"{stage.name}.log"
+        result.unlink(missing_ok=True)
+        command = [*plugins, "_dry_run", *overrides, recipe, stage.name, str(result)]
+        code = run_processes([sys.executable, "-m", "smolrecipe", *command], {}, log, lambda: None)
+        told = json.loads(result.read_text()) if result.is_file() else {}
+        if "refusal" in told:
+            raise UserError(f"stage '{stage.name}': {told['refusal']}")
+        if code != 0 or not told:
+            raise UserError(f"the dry run of stage '{stage.name}' crashed; its log: {log}")
+        yield BuiltStage(stage=stage, found=DryRun(**told))
+    shutil.rmtree(folder)
+
+
+@click.command(name="_dry_run", hidden=True)
+@recipe_arguments
+@click.argument("stage")
+@click.argument("result", type=click.Path(path_type=Path))
+@click.pass_obj
+def dry_run_worker(session: Session, recipe: str, settings: tuple[str, ...], stage: str, result: Path) -> None:
+    """Build one stage's layout in this process."""
+    use = session.recipe(recipe, settings).stages[stage]
+    build = use.component.dry_run
+    assert build is not None
+    try:
+        write_json(result, asdict(build(use.options)))
+    except StageError as error:
+        write_json(result, {"refusal": str(error)})
+
+
+def print_dry_run(built: Sequence[BuiltStage], speed: Speed) -> None:
+    """Print what every stage would hold on one device, and how long it would take."""
+    if not built:
+        click.echo("no stage of this recipe can be built without weights")
+        return
+    _print_memory(built)
+    click.echo()
+    _print_time([item for item in built if item.stage.devices.device == "cuda"], speed)
+    for item in built:
+        memory = item.stage.devices.memory_gib
+        if memory and item.found.bytes > memory * _GIB:
+            click.echo(
+                f"{item.stage.place}: stage '{item.stage.name}' needs {_gib(item.found.bytes)} GiB a device and has "
+                f"{memory:g}: lower micro_batch, shard more, or recompute activations"
+            )
+
+
+def _print_memory(built: Sequence[BuiltStage]) -> None:
+    headings = ("stage", "devices", "parameters", "weights", "gradients", "optimizer", "activations", "other", "in all")
+    rows = []
+    for item in built:
+        found, memory = item.found, item.stage.devices.memory_gib
+        parts = (
+            found.weight_bytes,
+            found.gradient_bytes,
+            found.optimizer_bytes,
+            found.activation_bytes,
+            found.other_bytes,
+        )
+        total = _gib(found.bytes) + (f" of {memory:g}" if memory else "")
+        rows.append((item.stage.name, f"{found.devices:,}", f"{found.parameters:,}", *map(_gib, parts), total))
+    print_table(headings, rows, right=range(1, len(headings)), title="GiB that one device holds at the peak of a step")
+
+
+def _print_time(built: Sequence[BuiltStage], speed: Speed) -> None:
+    if not built:
+        return
+    headings = ("stage", "GFLOP/token", "tokens/step", "steps", "tokens/s a device", "days")
+    rows = [
+        (
+            item.stage.name,
+            f"{item.found.flops_per_token / 1e9:.2f}",
+            f"{item.found.tokens_per_step:,}",
+            f"{item.found.steps:,}",
+            f"{speed.tokens_per_second(item.found):,.0f}",
+            f"{speed.days(item.found):.2f}",
+        )
+        for item in built
+    ]
+    title = f"time, if a device reaches {speed.mfu:.1%} (--mfu) of {speed.peak_tflops:g} TFLOP/s (--peak-tflops)"
+    print_table(headings, rows, right=range(1, len(headings)), title=title)
+    days = sum(speed.days(item.found) for item in built)
+    hours = sum(speed.days(item.found) * item.found.devices * 24 for item in built)
+    click.echo(f"{days:.1f} days and {hours:,.0f} device hours of training, without evaluation and interruptions")
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f}"
