@@ -53,6 +53,25 @@ def test_light_modules_import_no_engine(repository: Path) -> None:
     assert result.stdout.split() == []
 
 
+def test_no_module_of_a_plugin_bears_the_name_of_something_in_its_package(repository: Path) -> None:
+    """Importing ``smolrecipe_x.run`` would replace a function ``run`` of ``smolrecipe_x`` by the module."""
+    clashes = []
+    for package in (repository / "plugins").glob("*/__init__.py"):
+        named = set()
+        for node in ast.parse(package.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                named.add(node.name)
+            elif isinstance(node, ast.Assign):
+                named.update(target.id for target in node.targets if isinstance(target, ast.Name))
+            elif isinstance(node, ast.ImportFrom):
+                named.update(alias.asname or alias.name for alias in node.names if node.module != package.parent.name)
+        modules = {path.stem for path in package.parent.glob("*.py")} | {
+            path.name for path in package.parent.glob("*/")
+        }
+        clashes += [f"{package.parent.name}.{name}" for name in sorted(named & modules)]
+    assert clashes == []
+
+
 def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Path) -> None:
     targets = set(built_ins(repository).values())
     for file in [*(repository / "plugins").rglob("*.py"), *(repository / "core").rglob("*.py")]:

@@ -79,8 +79,9 @@ class DryRun:
     activation_bytes: int
     other_bytes: int
     flops_per_token: float
-    """Floating point operations of a training step per token: 6 for each parameter, and attention over what a causal
-    query sees, on average half of the row."""
+    """Floating point operations of a training step per token: 6 for each parameter that tokens are multiplied with (an
+    embedding that is only looked up is none), and attention over what a causal query sees, half of the row on average.
+    """
     tokens_per_step: int
     steps: int
 

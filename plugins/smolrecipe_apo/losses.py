@@ -9,22 +9,28 @@ from smolrecipe import PreferenceBatch, PreferenceLoss
 
 def apo_zero(batch: PreferenceBatch, beta: float) -> PreferenceLoss:
     """(1 - sigmoid(beta r_w)) + sigmoid(beta r_l), r = log policy - log reference (arXiv:2408.06266, equation 7)."""
-    chosen, rejected = _rewards(batch, beta)
-    losses = (1 - torch.sigmoid(chosen)) + torch.sigmoid(rejected)
-    return PreferenceLoss(losses=losses, chosen_rewards=chosen.detach(), rejected_rewards=rejected.detach())
+    chosen, rejected = _log_ratios(batch)
+    losses = (1 - torch.sigmoid(beta * chosen)) + torch.sigmoid(beta * rejected)
+    return _with_rewards(losses, beta, chosen, rejected)
 
 
 def apo_down(batch: PreferenceBatch, beta: float) -> PreferenceLoss:
-    """sigmoid(beta r_w) + (1 - sigmoid(beta (r_w - r_l))) (arXiv:2408.06266, equation 8)."""
-    chosen, rejected = _rewards(batch, beta)
-    losses = torch.sigmoid(chosen) + (1 - torch.sigmoid(chosen - rejected))
-    return PreferenceLoss(losses=losses, chosen_rewards=chosen.detach(), rejected_rewards=rejected.detach())
+    """sigmoid(beta r_w) + (1 - sigmoid(beta (r_w - r_l))) (arXiv:2408.06266, equation 8).
+
+    The ratios are subtracted before they are scaled, as written: the other way round, a loss may be off by one bit.
+    """
+    chosen, rejected = _log_ratios(batch)
+    losses = torch.sigmoid(beta * chosen) + (1 - torch.sigmoid(beta * (chosen - rejected)))
+    return _with_rewards(losses, beta, chosen, rejected)
 
 
-def _rewards(batch: PreferenceBatch, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _log_ratios(batch: PreferenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
     assert batch.reference_chosen is not None
     assert batch.reference_rejected is not None
-    return (
-        beta * (batch.policy_chosen - batch.reference_chosen),
-        beta * (batch.policy_rejected - batch.reference_rejected),
+    return batch.policy_chosen - batch.reference_chosen, batch.policy_rejected - batch.reference_rejected
+
+
+def _with_rewards(losses: torch.Tensor, beta: float, chosen: torch.Tensor, rejected: torch.Tensor) -> PreferenceLoss:
+    return PreferenceLoss(
+        losses=losses, chosen_rewards=beta * chosen.detach(), rejected_rewards=beta * rejected.detach()
     )

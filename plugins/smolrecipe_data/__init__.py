@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from smolrecipe import Artifact, Packer, Problem, Source, StageContext, StageKind, hookimpl
+from smolrecipe import Artifact, Packer, Problem, Proof, Source, StageContext, StageKind, hookimpl
 from smolrecipe_data import checks, local_files
 from smolrecipe_data.options import (
     MixtureOptions,
@@ -78,12 +78,43 @@ def _tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
     return tokenize(options, context)
 
 
+def _verify_trained(options: TrainTokenizerOptions, context: StageContext) -> Iterable[Proof]:
+    from smolrecipe_data.verify_tokenizer import verify_trained
+
+    return verify_trained(options, context)
+
+
+def _verify_pretrained(options: PretrainedTokenizerOptions, context: StageContext) -> Iterable[Proof]:
+    from smolrecipe_data.verify_tokenizer import verify_pretrained
+
+    return verify_pretrained(options, context)
+
+
+def _verify_tokens(options: TokenizeOptions, context: StageContext) -> Iterable[Proof]:
+    from smolrecipe_data.verify_tokens import verify_tokens
+
+    return verify_tokens(options, context)
+
+
 def _open_mixture(
     options: MixtureOptions, context: StageContext, sequence_length: int, seed: int, start: Mapping[str, int] | None
 ) -> TokenRows:
     from smolrecipe_data.mixture import open_mixture
 
     return open_mixture(options, context, sequence_length, seed, start)
+
+
+def _verify_mixture(
+    options: MixtureOptions,
+    context: StageContext,
+    sequence_length: int,
+    seed: int,
+    start: Mapping[str, int] | None,
+    samples: int,
+) -> Iterable[Proof]:
+    from smolrecipe_data.verify_mixture import verify_mixture
+
+    return verify_mixture(options, context, sequence_length, seed, start, samples)
 
 
 @hookimpl
@@ -154,6 +185,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("tokenizers", "transformers"),
         extra="data",
         run=_train_tokenizer,
+        verify=_verify_trained,
         produces=lambda options: {"tokenizer": True},
     )
     yield StageKind(
@@ -166,6 +198,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("tokenizers", "transformers"),
         extra="data",
         run=_pretrained_tokenizer,
+        verify=_verify_pretrained,
         produces=lambda options: {"tokenizer": True},
     )
     yield StageKind(
@@ -177,6 +210,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("datatrove", "pyarrow", "tokenizers", "transformers"),
         extra="data",
         run=_tokenize,
+        verify=_verify_tokens,
         produces=lambda options: {"tokens": True},
     )
 
@@ -193,6 +227,7 @@ def smolrecipe_packers() -> Iterable[Packer]:
         requires=("numpy",),
         extra="data",
         open=_open_mixture,
+        verify=_verify_mixture,
     )
 
 

@@ -32,21 +32,21 @@ class Interleave:
             self.block *= 2
         self._seed = seed
         self._cumulative = [sum(shares[: count + 1], Fraction(0)) for count in range(len(shares))]
-        self._blocks: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
+        self._blocks: OrderedDict[int, tuple[list[int], Any, Any]] = OrderedDict()
 
     def locate(self, sample: int) -> tuple[int, int]:
         """The source of a sample, and how many samples before it come from the same source."""
         block, offset = divmod(sample, self.block)
-        sources, ranks = self._block(block)
+        before, sources, ranks = self._block(block)
         source = int(sources[offset])
-        return source, self._boundary_counts(block)[source] + int(ranks[offset])
+        return source, before[source] + int(ranks[offset])
 
     def counts(self, samples: int) -> list[int]:
         """How many of the first ``samples`` samples come from each source."""
         block, offset = divmod(samples, self.block)
         counts = self._boundary_counts(block)
         if offset:
-            inside = np.bincount(self._block(block)[0][:offset], minlength=len(counts))
+            inside = np.bincount(self._block(block)[1][:offset], minlength=len(counts))
             counts = [before + int(more) for before, more in zip(counts, inside, strict=True)]
         return counts
 
@@ -58,8 +58,10 @@ class Interleave:
             before = up_to
         return counts
 
-    def _block(self, block: int) -> tuple[Any, Any]:
-        """Of each sample of a block: its source, and its rank among the block's samples of that source."""
+    def _block(self, block: int) -> tuple[list[int], Any, Any]:
+        """How many samples of each source come before a block; of each sample of the block its source, and its rank
+        among the block's samples of that source.
+        """
         if block in self._blocks:
             self._blocks.move_to_end(block)
             return self._blocks[block]
@@ -74,7 +76,7 @@ class Interleave:
             sources[places] = source
             ranks[places] = np.arange(count)
             start += count
-        self._blocks[block] = sources, ranks
+        self._blocks[block] = first, sources, ranks
         if len(self._blocks) > _BLOCKS_KEPT:
             self._blocks.popitem(last=False)
-        return sources, ranks
+        return self._blocks[block]

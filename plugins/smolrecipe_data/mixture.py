@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
 from smolrecipe import StageContext, StageError
 from smolrecipe.data import TokenRow
 from smolrecipe.stage import TOKENS_FOLDER
@@ -15,6 +17,14 @@ from smolrecipe_data.options import MixtureOptions
 from smolrecipe_data.passes import EndlessSource
 from smolrecipe_data.shares import held_out_rows, shares_of
 from smolrecipe_data.token_files import ABOUT_FILE, SOURCE_FILE, TokenStream
+
+
+@frozen
+class Place:
+    """The source of a sample, and how many of the source's tokens come before it, over all passes and stages."""
+
+    source: str
+    position: int
 
 
 class Mixture:
@@ -68,11 +78,17 @@ class Mixture:
 
     def row(self, sample: int) -> TokenRow:
         """The sample of that global number, from 0: tokens (sequence_length + 1,), positions (sequence_length,)."""
-        if sample < 0:
-            raise IndexError(f"sample numbers start at 0, not {sample}")
-        source, rank = self._interleave.locate(sample)
-        position = self._start.get(self._names[source], 0) + rank * (self._length + 1)
+        source, position = self._locate(sample)
         return self._sources[source].row(position, self._length)
+
+    def place(self, sample: int) -> Place:
+        """Where the tokens of that sample lie."""
+        source, position = self._locate(sample)
+        return Place(self._names[source], position)
+
+    def pieces(self, place: Place) -> list[tuple[int, int]]:
+        """Which tokens of the source's training files the sample at ``place`` is: see ``EndlessSource.pieces``."""
+        return self._sources[self._names.index(place.source)].pieces(place.position, self._length + 1)
 
     def held_out(self, rows: int) -> list[TokenRow]:
         """Up to ``rows`` rows of held-out documents, source by source, the same ones in every stage of equal length.
@@ -120,6 +136,13 @@ class Mixture:
             "vocab_size": self._vocab_size,
             "sources": sources,
         }
+
+    def _locate(self, sample: int) -> tuple[int, int]:
+        """The number of a sample's source, and the position of the sample in it."""
+        if sample < 0:
+            raise IndexError(f"sample numbers start at 0, not {sample}")
+        source, rank = self._interleave.locate(sample)
+        return source, self._start.get(self._names[source], 0) + rank * (self._length + 1)
 
     def _held_out_rows(self) -> dict[str, int]:
         """How many rows the held-out documents of each source fill."""

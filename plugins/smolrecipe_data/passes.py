@@ -53,24 +53,36 @@ class EndlessSource:
     def row(self, position: int, length: int) -> TokenRow:
         """The ``length`` + 1 tokens from ``position`` on, with the positions of all but the last in their documents."""
         tokens = np.empty(length + 1, np.int64)
-        starts = [0]
+        starts: list[int] = []
         filled = 0
+        for place, count in self.pieces(position, length + 1):
+            self.stream.read_into(tokens[filled : filled + count], place)
+            starts.append(filled)
+            starts.extend(start - place + filled for start in self.stream.document_starts(place, place + count))
+            filled += count
+        return TokenRow(tokens, document_positions(starts, length), last_starts_document=length in starts)
+
+    def pieces(self, position: int, count: int) -> list[tuple[int, int]]:
+        """Where the ``count`` tokens from ``position`` on lie in the files, piece by piece in reading order.
+
+        A piece is the number of its first token in the stream, and how many tokens it has; all but the first start
+        where a document does.
+        """
+        found: list[tuple[int, int]] = []
         number, offset = divmod(position, self.tokens)
-        while filled <= length:
+        while count:
             order = self._order(number)
             index = bisect_right(order.ends, offset)
-            while filled <= length and index < len(order.ends):
+            while count and index < len(order.ends):
                 rest = order.ends[index] - offset
-                place = order.starts[index] + (order.ends[index] - (order.ends[index - 1] if index else 0)) - rest
-                count = min(rest, length + 1 - filled)
-                self.stream.read_into(tokens[filled : filled + count], place)
-                starts.append(filled)
-                starts.extend(start - place + filled for start in self.stream.document_starts(place, place + count))
-                filled += count
-                offset += count
+                length = order.ends[index] - (order.ends[index - 1] if index else 0)
+                taken = min(rest, count)
+                found.append((order.starts[index] + length - rest, taken))
+                count -= taken
+                offset += taken
                 index += 1
             number, offset = number + 1, 0
-        return TokenRow(tokens, document_positions(starts, length), last_starts_document=length in starts)
+        return found
 
     def _order(self, number: int) -> _PassOrder:
         if number in self._passes:

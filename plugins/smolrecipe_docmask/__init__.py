@@ -1,12 +1,12 @@
 """Intra-document masking: tokens of a packed row attend only within their own document (arXiv:2402.13991).
 
-A document starts wherever a row's positions restart at 0. Comes before or after all components that keep the attention
-itself.
+A document starts wherever a row's positions restart at 0. Comes after ``decoder``, before or after all components that
+keep the attention itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from attrs import frozen
@@ -30,6 +30,13 @@ class DocmaskOptions:
     )
 
 
+def check_draft(options: DocmaskOptions, draft: ModelDraft) -> Iterator[str]:
+    """Yield why the backend cannot compute what the draft is built for."""
+    from smolrecipe_docmask.backends import refusals
+
+    yield from refusals(draft, options)
+
+
 def apply(draft: ModelDraft, options: DocmaskOptions) -> None:
     """Give every layer the inner attention of the backend.
 
@@ -42,7 +49,10 @@ def apply(draft: ModelDraft, options: DocmaskOptions) -> None:
 
 
 def to_hf(config: HfConfig, options: DocmaskOptions) -> None:
-    """Leave the config as it is: packing is a matter of training, and one document per row needs no mask."""
+    """Leave the config as it is: packing is a matter of training, and one document per row needs no mask.
+
+    So there is no way back either: no config says how a model's training rows were packed.
+    """
 
 
 @hookimpl
@@ -55,4 +65,6 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         options=DocmaskOptions,
         apply=apply,
         to_hf=to_hf,
+        after=("decoder",),
+        check_draft=check_draft,
     )

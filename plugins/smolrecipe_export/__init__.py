@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from smolrecipe import Artifact, ModelComponent, StageContext, StageKind, StageRef, Use, hookimpl, option
+from smolrecipe import Artifact, ModelComponent, Proof, StageContext, StageKind, StageRef, Use, hookimpl, option
 
 
 @frozen(kw_only=True)
@@ -61,6 +61,13 @@ def run(options: ExportOptions, context: StageContext) -> Artifact:
     return export(options, context)
 
 
+def verify(options: ExportOptions, context: StageContext) -> Iterable[Proof]:
+    """Compare the exported model with its source and its configuration, see ``smolrecipe_export.proofs``."""
+    from smolrecipe_export.proofs import proofs
+
+    return proofs(options, context)
+
+
 def check(options: ExportOptions) -> Iterable[str]:
     """Components that a Hugging Face model cannot have, settings that contradict each other."""
     for name, use in options.components.items():
@@ -89,5 +96,6 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("torch", "transformers"),
         extra="export",
         run=run,
+        verify=verify,
         produces=lambda options: {"hf-model": True},
     )

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer  # noqa: TID253
 from smolrecipe import Artifact, HfConfig, StageContext, StageError
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_export import ExportOptions, GenerationOptions
-from smolrecipe_export.verify import verify
+from smolrecipe_export.reload import reload
 
 INDEX = "model.safetensors.index.json"
 NOT_SHIPPED = (".safetensors", ".bin", ".pt", ".pth", ".index.json", "README.md")
@@ -46,7 +46,7 @@ def export(options: ExportOptions, context: StageContext) -> Artifact:
     if before.get("use_cache") is False:
         context.say("use_cache was off, as training leaves it: the exported model caches while it generates")
 
-    facts = verify(target, config)
+    facts = reload(target, config)
     changed = sorted(key for key in before.keys() | config.keys() if before.get(key) != config.get(key))
     context.say(
         f"loaded with transformers; attention scaling {facts['attention_scaling']}, generated {facts['sample']!r}"
@@ -116,6 +116,8 @@ def _generation_settings(
         settings["pad_token_id"] = ids["pad_token_id"]
     for key in ("eos_token_id", "pad_token_id"):
         config[key] = settings.get(key)
+    if settings.get("use_cache") is False:  # it would win over config.json's
+        settings["use_cache"] = True
     settings.update(asked.sampling)
     if asked.repetition_penalty is not None:
         settings["repetition_penalty"] = asked.repetition_penalty

@@ -1,7 +1,7 @@
 """Grouped-query attention: several query heads share one key and value head.
 
-Follows arXiv:2305.13245. Later components may come before or after it: what they set (rotary modules, masks) is kept
-and resized to the new heads.
+Follows arXiv:2305.13245. Comes after ``decoder``; other components may come before or after it: what they set (rotary
+modules, masks) is kept and resized to the new heads.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from attrs import frozen
 
 from smolrecipe import HfConfig, ModelComponent, ModelDraft, StageError, hookimpl, option
+
+DEFAULTS = {"hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4}
+"""What transformers' ``SmolLM3Config`` takes for keys that a ``config.json`` leaves out."""
 
 
 @frozen(kw_only=True)
@@ -67,6 +70,22 @@ def to_hf(config: HfConfig, options: GqaOptions) -> None:
     config["head_dim"] = head_dim
 
 
+def from_hf(config: HfConfig) -> GqaOptions | None:
+    """Read the heads of a SmolLM3 model, as many key and value heads as query heads included.
+
+    What the config leaves out means what transformers takes it for.
+    """
+    if config.get("model_type") != "smollm3":
+        return None
+    known: HfConfig = {**DEFAULTS, **config}
+    heads, kv_heads, head_dim = known["num_attention_heads"], known["num_key_value_heads"], known.get("head_dim")
+    return GqaOptions(
+        num_heads=heads,
+        num_kv_heads=heads if kv_heads is None else kv_heads,
+        head_dim=known["hidden_size"] // heads if head_dim is None else head_dim,
+    )
+
+
 @hookimpl
 def smolrecipe_model_components() -> Iterable[ModelComponent]:
     """Offer ``gqa``."""
@@ -78,4 +97,6 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         check=check,
         apply=apply,
         to_hf=to_hf,
+        from_hf=from_hf,
+        after=("decoder",),
     )

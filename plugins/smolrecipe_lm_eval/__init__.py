@@ -62,8 +62,8 @@ def run(options: EvaluateOptions, context: StageContext) -> Artifact:
 
 
 def verify(options: EvaluateOptions, context: StageContext) -> Iterable[Proof]:
-    """Compute scores and a sample of answers again, see ``smolrecipe_lm_eval.verify``."""
-    from smolrecipe_lm_eval.verify import proofs
+    """Compute scores and a sample of answers again, see ``smolrecipe_lm_eval.proofs``."""
+    from smolrecipe_lm_eval.proofs import proofs
 
     return proofs(options, context)
 

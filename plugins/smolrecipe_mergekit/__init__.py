@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-from smolrecipe import Artifact, StageContext, StageKind, hookimpl
+from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl
 from smolrecipe.catalog import near_miss
 from smolrecipe_mergekit.methods import METHODS, problems
 from smolrecipe_mergekit.options import MergeOptions
@@ -16,6 +16,13 @@ def run(options: MergeOptions, context: StageContext) -> Artifact:
     from smolrecipe_mergekit.merge import merge
 
     return merge(options, context)
+
+
+def verify(options: MergeOptions, context: StageContext) -> Iterable[Proof]:
+    """Compare the merged model with what it was made of, see ``smolrecipe_mergekit.proofs``."""
+    from smolrecipe_mergekit.proofs import proofs
+
+    return proofs(options, context)
 
 
 def check(options: MergeOptions) -> Iterable[str]:
@@ -49,5 +56,6 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("mergekit", "torch", "transformers"),
         extra="mergekit",
         run=run,
+        verify=verify,
         produces=lambda options: {"hf-model": True},
     )

@@ -118,6 +118,9 @@ def _configuration(
     Models are given as objects, not as text, in which '@' and '+' would mean a revision and a LoRA. ``base_model`` is
     always explicit: without it mergekit takes the configuration of whichever input comes first in a set. A method that
     ignores the base still gets one of its own models there, since mergekit would add any other as an input.
+
+    Where the result's dtype is not that of all models, they are widened first: mergekit rounds a result to the dtype of
+    whichever model is first, and then to the one asked for.
     """
 
     def reference(name: str) -> ModelReference:
@@ -132,6 +135,8 @@ def _configuration(
     shared = {key: _setting(value) for key, value in options.parameters.items()}
     if options.normalize is not None:
         shared["normalize"] = options.normalize
+    found = {name for member in members.values() for name in member.dtypes}
+    computed = None if found == {dtype} else "float64" if "float64" in found else "float32"
     return MergeConfiguration(
         merge_method=method.name,
         base_model=engine_base,
@@ -146,6 +151,7 @@ def _configuration(
             for member in options.models
         ],
         parameters=shared or None,
+        dtype=computed,
         out_dtype=dtype,
     )
 

@@ -1,6 +1,6 @@
 """NoPE: no rotary embedding in every n-th layer (arXiv:2501.18795, "RNoPE"; the rule is nanotron's and SmolLM3's).
 
-May come before or after ``gqa``, ``rope`` and ``yarn``.
+Comes after ``decoder``, before or after ``gqa``, ``rope`` and ``yarn``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from smolrecipe import HfConfig, ModelComponent, ModelDraft, StageError, hookimpl, option
+
+DEFAULTS = {"num_hidden_layers": 36, "no_rope_layer_interval": 4}
+"""What transformers' ``SmolLM3Config`` takes for keys that a ``config.json`` leaves out."""
 
 
 @frozen(kw_only=True)
@@ -47,6 +50,35 @@ def to_hf(config: HfConfig, options: NopeOptions) -> None:
     config["no_rope_layer_interval"] = options.every
 
 
+def from_hf(config: HfConfig) -> NopeOptions | None:
+    """Read which layers of a SmolLM3 model do not rotate; ``None`` where all do.
+
+    As in transformers, ``no_rope_layers`` decides where it is given, and the interval where it is not; a config that
+    has neither means every fourth layer.
+
+    Raises:
+        StageError: when the layers without rotation are not every n-th.
+    """
+    if config.get("model_type") != "smollm3":
+        return None
+    known = {**DEFAULTS, **config}
+    layers, every, rotates = known["num_hidden_layers"], known["no_rope_layer_interval"], known.get("no_rope_layers")
+    if rotates is None:
+        return NopeOptions(every=every) if every <= layers else None
+    if len(rotates) < layers:
+        raise StageError(f"no_rope_layers in config.json speaks of {len(rotates)} layers and the model has {layers}")
+    still = [index for index in range(layers) if not rotates[index]]
+    if not still:
+        return None
+    first = still[0] + 1
+    if still != list(range(first - 1, layers, first)):
+        raise StageError(
+            f"no_rope_layers in config.json leaves layers {', '.join(map(str, still))} without rotary embedding, which "
+            f"are not every n-th of {layers}: model component 'nope' cannot say that"
+        )
+    return NopeOptions(every=first)
+
+
 @hookimpl
 def smolrecipe_model_components() -> Iterable[ModelComponent]:
     """Offer ``nope``."""
@@ -57,4 +89,6 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         options=NopeOptions,
         apply=apply,
         to_hf=to_hf,
+        from_hf=from_hf,
+        after=("decoder",),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from smolrecipe import Artifact, HfConfig, ModelComponent, ModelDraft, StageContext, StageKind, hookimpl
+from smolrecipe import Artifact, DryRun, Model, ModelComponent, ModelDraft, Proof, StageContext, StageKind, hookimpl
 from smolrecipe_torchtitan.checks import check_decoder, check_pretrain, devices, produces
+from smolrecipe_torchtitan.hf_config import decoder_from_hf, decoder_to_hf
 from smolrecipe_torchtitan.options import DecoderOptions, ParallelismOptions, PretrainOptions
 
 __all__ = ["DecoderOptions", "ParallelismOptions", "PretrainOptions"]
@@ -20,38 +22,6 @@ def apply_decoder(draft: ModelDraft, options: DecoderOptions) -> None:
     from smolrecipe_torchtitan.decoder import apply
 
     apply(draft, options)
-
-
-def decoder_to_hf(config: HfConfig, options: DecoderOptions) -> None:
-    """Write a ``SmolLM3Config`` of transformers 5 in which every layer rotates.
-
-    Nothing is left to that class' defaults: they are those of the 3B model (every fourth layer without RoPE, theta
-    2e6), so a key left out would silently change the model.
-    """
-    config.update(
-        model_type="smollm3",
-        architectures=["SmolLM3ForCausalLM"],
-        vocab_size=options.vocab_size,
-        hidden_size=options.hidden_size,
-        intermediate_size=options.intermediate_size,
-        num_hidden_layers=options.num_layers,
-        num_attention_heads=options.num_heads,
-        num_key_value_heads=options.num_heads,
-        head_dim=options.width_of_head,
-        hidden_act="silu",
-        rms_norm_eps=options.rms_norm_eps,
-        initializer_range=options.init_std,
-        attention_bias=False,
-        attention_dropout=0.0,
-        mlp_bias=False,
-        tie_word_embeddings=options.tie_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        no_rope_layers=[1] * options.num_layers,
-        use_sliding_window=False,
-        sliding_window=None,
-        layer_types=["full_attention"] * options.num_layers,
-        use_cache=True,
-    )
 
 
 def run(options: PretrainOptions, context: StageContext) -> Artifact:
@@ -77,6 +47,33 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
     return run(options, context)
 
 
+def verify(options: PretrainOptions, context: StageContext) -> Iterable[Proof]:
+    """Hold a published stage to its recipe: rates, weights, optimizer, labels, masks; on one CPU."""
+    from smolrecipe_torchtitan.proofs.stage import verify
+
+    return verify(options, context)
+
+
+@hookimpl
+def smolrecipe_verify_model(folder: Path, model: Model) -> Iterable[Proof]:
+    """Compare a checkpoint whose decoder is this plugin's with transformers, layer by layer, in float32 on a CPU."""
+    if "decoder" not in {use.name for use in model.components.values()}:
+        return ()
+    from smolrecipe_torchtitan.proofs.model import verify_model
+
+    return verify_model(folder, model)
+
+
+def dry_run(options: PretrainOptions) -> DryRun:
+    """Build the first device of the stage's layout, whatever it is for, on this machine's CPU and without weights."""
+    from smolrecipe_torchtitan.device import use_device
+
+    use_device("cpu")
+    from smolrecipe_torchtitan.layout import dry_run
+
+    return dry_run(options)
+
+
 @hookimpl
 def smolrecipe_model_components() -> Iterable[ModelComponent]:
     """Offer ``decoder``."""
@@ -88,6 +85,7 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         check=check_decoder,
         apply=apply_decoder,
         to_hf=decoder_to_hf,
+        from_hf=decoder_from_hf,
     )
 
 
@@ -103,6 +101,8 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         produces=produces,
         devices=devices,
         run=run,
+        dry_run=dry_run,
+        verify=verify,
         requires=("torch", "torchtitan", "transformers"),
         extra="titan",
     )

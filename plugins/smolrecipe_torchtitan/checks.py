@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from smolrecipe import Devices, HfConfig, Model, StageError
-from smolrecipe_torchtitan.options import DecoderOptions, PretrainOptions
+from smolrecipe import Devices, HfConfig, Model, ModelDraft, StageError
+from smolrecipe_torchtitan.options import (
+    TRAINING_ONLY_SCHEDULES,
+    WHOLE_LAYERS_SCHEDULES,
+    DecoderOptions,
+    PretrainOptions,
+)
 
 
 def produces(options: PretrainOptions) -> Mapping[str, Literal[True] | str]:
@@ -22,18 +27,6 @@ def devices(options: PretrainOptions) -> Devices:
     """One process for each combination of the parallel degrees."""
     layout = options.parallelism
     return Devices(processes=layout.processes, device=layout.device, memory_gib=layout.memory_gib)
-
-
-def compose_hf_config(model: Model) -> HfConfig:
-    """What the model's components write into a Hugging Face ``config.json``, in the recipe's order.
-
-    Components without a counterpart there are left out.
-    """
-    config: HfConfig = {}
-    for use in model.components.values():
-        if use.component.to_hf is not None:
-            use.component.to_hf(config, use.options)
-    return config
 
 
 def max_positions(model: Model) -> tuple[int, str] | None:
@@ -69,12 +62,8 @@ def check_pretrain(options: PretrainOptions) -> Iterator[str]:
 
 
 def _check_start(options: PretrainOptions) -> Iterator[str]:
-    if options.from_ is not None and options.from_hf is not None:
-        yield "'from' and 'from_hf' both say where the weights come from: leave one out"
     if options.carry == "everything" and options.from_ is None:
         yield "carry: everything needs a stage to carry it from: give 'from', or leave 'carry' out"
-    if options.from_hf is not None and not (options.from_hf / "config.json").is_file():
-        yield f"from_hf: {options.from_hf} is no Hugging Face checkpoint (it has no config.json)"
     if options.trajectory_steps is not None and options.trajectory_steps < options.steps:
         yield (
             f"trajectory_steps ({options.trajectory_steps}) is less than steps ({options.steps}): "
@@ -124,25 +113,61 @@ def _check_batches(options: PretrainOptions) -> Iterator[str]:
 
 def _check_model(options: PretrainOptions) -> Iterator[str]:
     layout = options.parallelism
+    draft = ModelDraft(
+        device=layout.device, sequence_length=options.sequence_length, context_parallel=layout.context_parallel
+    )
+    for use in options.model.components.values():
+        yield from use.component.check_draft(use.options, draft)
     try:
-        config = compose_hf_config(options.model)
+        config = options.model.to_hf()
     except StageError as error:
         yield str(error)
         return
-    if layout.pipeline_parallel > 1 and config.get("tie_word_embeddings"):
-        yield (
-            "tied embeddings cannot be split over a pipeline (first and last process would need the same matrix): "
-            "set tie_embeddings: false, or use tensor_parallel or data_parallel instead of pipeline_parallel "
-            f"{layout.pipeline_parallel}"
-        )
-    layers = config.get("num_hidden_layers")
-    # The first and the last process also hold an embedding each, which counts as a layer.
-    if layers is not None and layout.pipeline_parallel > layers + 2:
-        yield f"pipeline_parallel ({layout.pipeline_parallel}) is more than {layers} layers can be spread over"
-    for key, what in (("num_attention_heads", "query heads"), ("num_key_value_heads", "key and value heads")):
-        heads = config.get(key)
-        if heads is not None and heads % layout.tensor_parallel:
+    yield from _check_pipeline(options, config)
+    shared = {
+        "num_attention_heads": "query heads",
+        "num_key_value_heads": "key and value heads",
+        "intermediate_size": "columns of the feed-forward network (intermediate_size)",
+        "vocab_size": "rows of the vocabulary (vocab_size)",
+    }
+    for key, what in shared.items():
+        count = config.get(key)
+        # torchtitan pads or drops what is left over without a word.
+        if count is not None and count % layout.tensor_parallel:
             yield (
-                f"{heads} {what} cannot be shared evenly by tensor_parallel {layout.tensor_parallel}: "
+                f"{count} {what} cannot be shared evenly by tensor_parallel {layout.tensor_parallel}: "
                 "choose a degree that divides them"
             )
+
+
+def _check_pipeline(options: PretrainOptions, config: HfConfig) -> Iterator[str]:
+    layout = options.parallelism
+    degree, schedule = layout.pipeline_parallel, layout.pipeline_schedule
+    if degree == 1:
+        return
+    if config.get("tie_word_embeddings"):
+        yield (
+            "tied embeddings cannot be split over a pipeline (first and last process would need the same matrix): "
+            f"set tie_embeddings: false, or use tensor_parallel or data_parallel instead of pipeline_parallel {degree}"
+        )
+    one_run = schedule in WHOLE_LAYERS_SCHEDULES
+    layers, runs = config.get("num_hidden_layers"), degree if one_run else 2 * degree
+    # The first and the last run also hold an embedding each, which counts as a layer.
+    if layers is not None and runs > layers + 2:
+        yield (
+            f"{layers} layers cannot be spread over pipeline_parallel {degree} with the schedule {schedule}, which "
+            f"cuts them into {runs} runs: lower the degree{'' if one_run else ', or use the schedule 1F1B'}"
+        )
+    batches = options.micro_batch // layout.pipeline_microbatch
+    if one_run and batches < degree:
+        yield (
+            f"the schedule {schedule} needs as many pipeline micro-batches as processes: micro_batch "
+            f"({options.micro_batch}) / pipeline_microbatch ({layout.pipeline_microbatch}) is {batches}, "
+            f"pipeline_parallel {degree}; raise micro_batch to {degree * layout.pipeline_microbatch}, or use the "
+            "schedule Interleaved1F1B"
+        )
+    if schedule in TRAINING_ONLY_SCHEDULES and options.held_out_rows:
+        yield (
+            f"the schedule {schedule} cannot measure a held-out loss: set held_out_rows: 0, or use the schedule "
+            "Interleaved1F1B"
+        )

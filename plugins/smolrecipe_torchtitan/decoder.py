@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: TID253
 from torch import nn  # noqa: TID253
 from torch.distributed.tensor import DTensor, Replicate  # noqa: TID253
 from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: TID253
+from torchtitan.distributed import ParallelDims  # noqa: TID253
 from torchtitan.models.common import CosSinRoPE, Embedding, Linear, RMSNorm  # noqa: TID253
 from torchtitan.models.common.attention import FlexAttention, VarlenAttention  # noqa: TID253
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config  # noqa: TID253
@@ -180,6 +181,17 @@ class RecipeDecoder(Llama3Model):
         dist.all_gather(shares, positions, group=self.context_group)
         first = dist.get_rank(self.context_group) * length
         return build_mask(torch.cat(shares, dim=1))[..., first : first + length, :]
+
+    def parallelize(self, parallel_dims: ParallelDims) -> None:
+        """Share the modules over the processes, the one matrix of tied embeddings as one.
+
+        torchtitan shares it twice, once for each module that has it, and ties the halves again later. FSDP2 has then
+        wrapped both, and where the rows cannot be shared evenly, it fills up a copy for each: the optimizer trains one,
+        and the input embeddings go on being read from the other, without a word.
+        """
+        super().parallelize(parallel_dims)
+        if self.enable_weight_tying:
+            self.tok_embeddings.weight = self.lm_head.weight
 
     def init_states(self, *, buffer_device: torch.device | None = None) -> None:
         """Fill parameters and buffers; the same seed gives the same weights in every parallel layout.

@@ -82,8 +82,8 @@ def check_import(folder: Path, names: Mapping[str, str], parameters: Shapes) -> 
         with safe_open(path, framework="pt") as file:
             held.update((name, tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
     if not held:
-        raise StageError(f"from_hf: there are no safetensors files in {folder}")
-    refuse_misfits(held, {hf: parameters[titan] for titan, hf in names.items()}, f"from_hf: {folder}")
+        raise StageError(f"there are no safetensors files in {folder}")
+    refuse_misfits(held, {hf: parameters[titan] for titan, hf in names.items()}, f"checkpoint {folder}")
 
 
 def config_differences(folder: Path, config: HfConfig) -> dict[str, tuple[Any, Any]]:

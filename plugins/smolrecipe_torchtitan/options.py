@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from attrs import frozen
 
 from smolrecipe import Model, Optimizer, Packer, Schedule, StageRef, Use, option
+
+PipelineSchedule = Literal[
+    "1F1B", "GPipe", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"
+]
+
+WHOLE_LAYERS_SCHEDULES = ("1F1B", "GPipe")
+"""Schedules in which a process has one run of layers; in the others it has two."""
+
+TRAINING_ONLY_SCHEDULES = ("ZBVZeroBubble", "DualPipeV")
+"""Schedules that torch cannot run without a backward pass."""
 
 
 @frozen(kw_only=True)
@@ -67,7 +76,7 @@ class ParallelismOptions:
     )
     context_parallel: int = option(default=1, at_least=1, identity=False, doc="processes that share every sequence")
     pipeline_parallel: int = option(default=1, at_least=1, identity=False, doc="processes that share the layers")
-    pipeline_schedule: str = option(
+    pipeline_schedule: PipelineSchedule = option(
         default="1F1B", identity=False, doc="pipeline schedule, by its name in torch.distributed.pipelining"
     )
     pipeline_microbatch: int = option(
@@ -99,17 +108,17 @@ class PretrainOptions:
     tokenizer: StageRef = option(needs="tokenizer", doc="the stage whose tokenizer made the data")
     data: Use[Packer] = option(doc="how token files become training samples")
     from_: StageRef | None = option(
-        default=None, needs="checkpoint", doc="the stage to continue from; a new model where not given"
-    )
-    from_hf: Path | None = option(
-        default=None, doc="a Hugging Face folder to take the weights from, instead of another stage"
+        default=None,
+        needs=("checkpoint", "hf-model"),
+        doc="the stage to continue from, or a Hugging Face checkpoint (./folder, org/name@revision); a new model where "
+        "not given",
     )
     carry: Literal["weights", "everything"] = option(
         default="weights",
         doc="what is taken over from the stage named by 'from'. weights: nothing else, so step count, schedule, "
         "optimizer and data start anew. everything: the optimizer's state, the step count, so that the stages follow "
-        "one learning-rate trajectory, and how far each data source has been read. This stage's own rates, weight "
-        "decay and so on always hold",
+        "one learning-rate trajectory, and how far each data source has been read; only another pretraining stage has "
+        "these. This stage's own rates, weight decay and so on always hold",
     )
     steps: int = option(at_least=1, doc="optimizer steps of this stage")
     trajectory_steps: int | None = option(

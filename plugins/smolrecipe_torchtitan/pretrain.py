@@ -19,7 +19,7 @@ from smolrecipe import Artifact, Measure, StageContext, StageError, TokenRow
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
 from smolrecipe_torchtitan.checkpoints import find_whole, is_whole_everywhere, keep_last
-from smolrecipe_torchtitan.checks import compose_hf_config, produces
+from smolrecipe_torchtitan.checks import produces
 from smolrecipe_torchtitan.held_out import held_out_loss
 from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
 from smolrecipe_torchtitan.metrics import not_finite
@@ -49,19 +49,18 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
     model = draft_model(options)
     _check_vocabulary(tokenizer, model)
     exports = produces(options)["hf-model"] is True
-    needs_names = exports or options.from_hf is not None
+    start = find_start(options, context)
     names = (
         hf_names(model.parameters, model.draft.hf_parameters, tied=model.decoder.enable_weight_tying)
-        if needs_names
+        if exports or start.hugging_face is not None
         else None
     )
-    start = find_start(options, context)
     _check_trajectory(options, start)
     rows = options.data.component.open(
         options.data.options, context, options.sequence_length, options.seed, start.position
     )
     held_out = rows.held_out(options.held_out_rows) if options.held_out_rows else []
-    _say_about(options, context, model, len(held_out))
+    _say_about(options, context, model, start, len(held_out))
 
     config = trainer_config(options, context, model=model, rows=rows, start=start, names=names)
     trained = _train(config, context, start=start, names=names, model=model, held_out=held_out)
@@ -75,7 +74,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
                 checkpoints[0][1],
                 context.folder / MODEL_FOLDER,
                 names=names,
-                config={"max_position_embeddings": options.sequence_length, **compose_hf_config(options.model)},
+                config={"max_position_embeddings": options.sequence_length, **options.model.to_hf()},
                 dtype=options.export_dtype or options.precision,
                 tokenizer_folder=tokenizer_folder,
                 tokenizer=tokenizer,
@@ -88,7 +87,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
             "steps": options.steps,
             "tokens": options.steps * options.global_batch * options.sequence_length,
             "last_loss": trained.last_loss,
-            "started_from": str(options.from_ or options.from_hf or "a new model"),
+            "started_from": str(options.from_ or "a new model"),
             "data": dict(rows.summary()),
         },
     )
@@ -211,17 +210,19 @@ def _check_trajectory(options: PretrainOptions, start: Start) -> None:
         )
 
 
-def _say_about(options: PretrainOptions, context: StageContext, model: DraftedModel, held_out: int) -> None:
+def _say_about(
+    options: PretrainOptions, context: StageContext, model: DraftedModel, start: Start, held_out: int
+) -> None:
     context.say(
         f"{_count_parameters(model):,} parameters, {options.steps:,} steps of "
         f"{options.global_batch * options.sequence_length:,} tokens"
     )
     if held_out < options.held_out_rows:
         context.say(f"the data has {held_out} held-out rows of the {options.held_out_rows} that were asked for")
-    if options.from_hf is not None:
-        differences = config_differences(options.from_hf, compose_hf_config(options.model))
+    if start.hugging_face is not None:
+        differences = config_differences(start.hugging_face, options.model.to_hf())
         for key, (there, here) in differences.items():
-            context.say(f"from_hf: {key} is {there!r} in the checkpoint's config.json and {here!r} in this stage")
+            context.say(f"{key} is {there!r} in the config.json of '{options.from_}' and {here!r} in this stage")
 
 
 def _count_parameters(model: DraftedModel) -> int:

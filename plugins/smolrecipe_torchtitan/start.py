@@ -44,10 +44,16 @@ def find_start(options: PretrainOptions, context: StageContext) -> Start:
     Raises:
         StageError: when there is no such checkpoint, or it does not say what is to be carried on.
     """
-    if options.from_hf is not None:
-        return Start(hugging_face=options.from_hf.absolute())
     if options.from_ is None:
         return Start()
+    artifact = context.inputs[options.from_.stage]
+    if not any((path / METADATA).is_file() for path in steps_of(artifact / CHECKPOINTS_FOLDER).values()):
+        if options.carry == "everything":
+            raise StageError(
+                f"carry: everything needs the checkpoint of a pretraining stage, and '{options.from_.stage}' published "
+                "none: use carry: weights"
+            )
+        return Start(hugging_face=context.input(options.from_))
     step, checkpoint = _find_checkpoint(options.from_, context)
     if options.carry == "weights":
         return Start(checkpoint=checkpoint)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from smolrecipe import Artifact, StageContext, StageKind, hookimpl
+from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl
 from smolrecipe_trl import checks
 from smolrecipe_trl.options import Parallelism, PreferenceOptions, SftOptions
 from smolrecipe_trl.quiet import be_quiet
@@ -30,6 +30,22 @@ def run_preference(options: PreferenceOptions, context: StageContext) -> Artifac
     return align(options, context)
 
 
+def verify_sft(options: SftOptions, context: StageContext) -> Iterator[Proof]:
+    """Check a fine-tuned model, see ``smolrecipe_trl.proofs.sft``."""
+    be_quiet()
+    from smolrecipe_trl.proofs.sft import verify_sft
+
+    yield from verify_sft(options, context)
+
+
+def verify_preference(options: PreferenceOptions, context: StageContext) -> Iterator[Proof]:
+    """Check an aligned model, see ``smolrecipe_trl.proofs.preference``."""
+    be_quiet()
+    from smolrecipe_trl.proofs.preference import verify_preference
+
+    yield from verify_preference(options, context)
+
+
 @hookimpl
 def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``sft`` and ``preference``."""
@@ -40,6 +56,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         options=SftOptions,
         check=checks.check_sft,
         run=run_sft,
+        verify=verify_sft,
         produces=checks.sft_products,
         devices=checks.devices,
         requires=_REQUIRES,
@@ -52,6 +69,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         options=PreferenceOptions,
         check=checks.check_preference,
         run=run_preference,
+        verify=verify_preference,
         produces=checks.preference_products,
         devices=checks.devices,
         requires=_REQUIRES,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +13,18 @@ import torch  # noqa: TID253
 from datasets import Dataset  # noqa: TID253
 from transformers import Trainer  # noqa: TID253
 
-from smolrecipe import Measure
+from smolrecipe import Measure, StageContext
+
+HELD_OUT_FILE = "held_out.json"
+"""What measures are made of: ``columns``, and ``before`` and ``after`` training by source a list of numbers a row."""
+
+LOSS = "held-out loss"
+ACCURACY = "held-out token accuracy"
+LEARNED_COLUMNS = ("loss_sum", "right", "learned_tokens")
+"""What ``learned_loss`` finds of a row."""
+
+Tables = Mapping[str, Sequence[Sequence[float]]]
+"""Rows of numbers by source."""
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, torch.Tensor]]
 
@@ -53,30 +66,37 @@ def measuring(trainer: Trainer) -> Iterator[torch.nn.Module]:
         trainer.model.train(was_training)
 
 
-def summed(trainer: Trainer, values: torch.Tensor) -> list[float]:
-    """The values of shape (n,) summed over all processes."""
-    return [float(value) for value in trainer.accelerator.reduce(values, reduction="sum")]
-
-
-def learned_loss(trainer: Trainer, rows: Dataset, collate: Collate, most_tokens: int) -> tuple[float, float]:
-    """The mean loss in nats and the share of right first guesses over the learned tokens of ``rows``."""
+def learned_loss(trainer: Trainer, rows: Dataset, collate: Collate, most_tokens: int) -> list[list[float]]:
+    """What the model makes of each row: ``LEARNED_COLUMNS``, the loss in nats."""
     device = trainer.args.device
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    lengths = row_lengths(rows, "input_ids")
+    found = torch.zeros(len(rows), 3, dtype=torch.float64, device=device)
     with measuring(trainer) as model:
-        for numbers, counts in own_batches(trainer, batches(lengths, most_tokens)):
+        for numbers, counts in own_batches(trainer, batches(row_lengths(rows, "input_ids"), most_tokens)):
             batch = collate([rows[number] for number in numbers])
             outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()}, fused_lm_head=True)
             if counts:
-                totals += torch.stack(
-                    [
-                        -outputs.log_probs.double().sum(),
-                        outputs.is_top1.sum().double(),
-                        outputs.label_mask.sum().double(),
-                    ]
-                )
-    loss, right, tokens = summed(trainer, totals)
-    return loss / tokens, right / tokens
+                parts = (-outputs.log_probs, outputs.is_top1, outputs.label_mask)
+                values = torch.stack([part.double().sum(dim=1) for part in parts], dim=1)
+                found[torch.tensor(numbers, device=device)] = values
+    return shared(trainer, found)
+
+
+def means(table: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The loss in nats and the share of right first guesses per learned token, of rows of ``LEARNED_COLUMNS``."""
+    loss, right, tokens = (math.fsum(column) for column in zip(*table, strict=True))
+    return {LOSS: loss / tokens, ACCURACY: right / tokens}
+
+
+def shared(trainer: Trainer, found: torch.Tensor) -> list[list[float]]:
+    """A table of which every process filled some rows and left the others at zero, whole."""
+    return [list(map(float, row)) for row in trainer.accelerator.reduce(found, reduction="sum").tolist()]
+
+
+def write_held_out(context: StageContext, columns: Sequence[str], before: Tables, after: Tables) -> None:
+    """Publish what the measures are made of, row by row."""
+    if context.rank == 0 and after:
+        tables = {"columns": list(columns), "before": before, "after": after}
+        (context.folder / HELD_OUT_FILE).write_text(json.dumps(tables) + "\n")
 
 
 def before_and_after(

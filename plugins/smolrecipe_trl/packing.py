@@ -40,7 +40,7 @@ def labelled(tokenizer: PreTrainedTokenizerBase, options: SftOptions, *, packing
             ids, labels = ids[: options.max_length], labels[: options.max_length]
         learned = int((labels != IGNORED).sum())
         if not learned:
-            counts.rows_without_loss = 1
+            counts.rows_without_loss, counts.dropped_tokens = 1, len(ids)
             return None, counts
         counts.tokens, counts.learned_tokens = len(ids), learned
         return {"input_ids": ids, "labels": labels.astype(numpy.int32)}, counts

@@ -22,7 +22,15 @@ from smolrecipe_trl.engine import (
     say_limits,
     silence_engines,
 )
-from smolrecipe_trl.held_out import batches, before_and_after, measuring, own_batches, row_lengths
+from smolrecipe_trl.held_out import (
+    batches,
+    before_and_after,
+    measuring,
+    own_batches,
+    row_lengths,
+    shared,
+    write_held_out,
+)
 from smolrecipe_trl.options import PreferenceOptions, fraction_name
 from smolrecipe_trl.preference_trainer import (
     COLUMNS,
@@ -42,6 +50,7 @@ from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, run_course
 MARGIN = "reward margin"
 ACCURACY = "reward accuracy"
 LOSS = "held-out preference loss"
+HELD_OUT_COLUMNS = ("chosen_log_prob", "rejected_log_prob", "chosen_tokens", "rejected_tokens")
 _KINDS: dict[str, dict[str, Any]] = {
     MARGIN: {"better": "higher"},
     ACCURACY: {"better": "higher"},
@@ -86,6 +95,7 @@ def align(options: PreferenceOptions, context: StageContext) -> Artifact:
     course = run_course(
         trainer, tokenizer, options, context, measure=measure, metrics=_METRICS, keep=_kept_steps(options, steps)
     )
+    write_held_out(context, HELD_OUT_COLUMNS, course.before, course.after)
     before = {name: _rewards(options.loss, answers, answers) for name, answers in course.before.items()}
     after = {name: _rewards(options.loss, answers, course.before[name]) for name, answers in course.after.items()}
     return Artifact(
@@ -159,7 +169,7 @@ def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
         chosen_ids, chosen_mask = half(chosen, counts)
         rejected_ids, rejected_mask = half(rejected, counts)
         if not chosen_mask.any() or not rejected_mask.any():
-            counts.rows_without_loss = 1
+            counts.rows_without_loss, counts.dropped_tokens = 1, len(chosen_ids) + len(rejected_ids)
             return None, counts
         counts.tokens = len(chosen_ids) + len(rejected_ids)
         counts.learned_tokens = int(chosen_mask.sum() + rejected_mask.sum())
@@ -209,7 +219,7 @@ def _answers(trainer: PreferenceTrainer, rows: Dataset, tokenizer: Any, most_tok
             values = torch.stack([*answer_log_probs(model, inputs), *answer_tokens(inputs)], dim=1)
             if counts:
                 found[torch.tensor(numbers, device=device)] = values.double()
-    return trainer.accelerator.reduce(found, reduction="sum").tolist()
+    return shared(trainer, found)
 
 
 def _rewards(

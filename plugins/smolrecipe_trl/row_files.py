@@ -18,6 +18,7 @@ from datasets.arrow_writer import ArrowWriter  # noqa: TID253
 
 from smolrecipe import Source, StageContext, StageError, Use
 from smolrecipe_trl.conversations import Refusals, UnusableRowError
+from smolrecipe_trl.row_sample import RowSample
 
 _BATCH = 512
 _COUNTS_FILE = "counts.json"
@@ -36,9 +37,13 @@ class Counts:
     truncated_tokens: int = 0
     rows_without_loss: int = 0
     """Rows of which no token would be learned. They are left out."""
+    dropped_tokens: int = 0
+    """Tokens of those rows, after truncation."""
 
 
-Prepare = Callable[[list[Any]], list[tuple[Mapping[str, list[int]] | None, Counts]]]
+Columns = Mapping[str, list[int]]
+
+Prepare = Callable[[list[Any]], list[tuple[Columns | None, Counts]]]
 """Tokenises a batch of rendered rows: the columns of each (``None`` for a row without loss) and its counts."""
 
 Render = Callable[[Any], Any]
@@ -132,6 +137,8 @@ def _make(
 ) -> None:
     """Write all rows beside ``folder`` and rename, so that what lies there is whole."""
     made = tools()
+    columns = tuple(columns)
+    sample = RowSample(columns)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -148,8 +155,10 @@ def _make(
                 label = name if stem == _TRAIN else f"held_out.{name}"
                 counts[label] = Counts()
                 prepare = made.prepare if stem == _TRAIN else made.prepare_held_out
-                for row in _prepared(use, label, made.render, prepare, refusals, counts[label]):
-                    writer.write(row)
+                for number, row in _prepared(use, label, made.render, prepare, refusals, counts[label]):
+                    sample.add(label, number, row)
+                    if row is not None:
+                        writer.write(row)
             writer.finalize()
     refusals.raise_if_any()
     for name, count in counts.items():
@@ -157,6 +166,7 @@ def _make(
     if arrange is not None:
         arrange(_open(partial, _TRAIN), partial / "arranged.arrow")
         (partial / "arranged.arrow").replace(partial / f"{_TRAIN}.arrow")
+    sample.write(partial)
     (partial / _COUNTS_FILE).write_text(
         json.dumps({"counts": {name: asdict(count) for name, count in counts.items()}, "unread": dict(made.unread)})
     )
@@ -165,28 +175,28 @@ def _make(
 
 def _prepared(
     use: Use[Source], label: str, render: Render, prepare: Prepare, refusals: Refusals, total: Counts
-) -> Iterator[Mapping[str, list[int]]]:
+) -> Iterator[tuple[int, Columns | None]]:
+    """Number and columns of each row of a source (``None`` for one that is left out)."""
+    numbers: list[int] = []
     batch: list[Any] = []
     for number, row in enumerate(use.component.read(use.options)):
         try:
             batch.append(render(row))
+            numbers.append(number)
         except UnusableRowError as reason:
             refusals.add(label, number, reason)
         if len(batch) == _BATCH:
-            yield from _counted(prepare(batch), total)
-            batch = []
+            yield from zip(numbers, _counted(prepare(batch), total), strict=True)
+            numbers, batch = [], []
     if batch:
-        yield from _counted(prepare(batch), total)
+        yield from zip(numbers, _counted(prepare(batch), total), strict=True)
 
 
-def _counted(
-    prepared: list[tuple[Mapping[str, list[int]] | None, Counts]], total: Counts
-) -> Iterator[Mapping[str, list[int]]]:
+def _counted(prepared: list[tuple[Columns | None, Counts]], total: Counts) -> Iterator[Columns | None]:
     for columns, counts in prepared:
         for field, value in asdict(counts).items():
             setattr(total, field, getattr(total, field) + value)
-        if columns is not None:
-            yield columns
+        yield columns
 
 
 def _check_something_left(name: str, counts: Counts) -> None:

@@ -19,7 +19,15 @@ from smolrecipe_trl.engine import (
     say_limits,
     silence_engines,
 )
-from smolrecipe_trl.held_out import before_and_after, learned_loss
+from smolrecipe_trl.held_out import (
+    ACCURACY,
+    LEARNED_COLUMNS,
+    LOSS,
+    before_and_after,
+    learned_loss,
+    means,
+    write_held_out,
+)
 from smolrecipe_trl.options import SftOptions
 from smolrecipe_trl.packing import COLUMNS, labelled, packed, packing_summary
 from smolrecipe_trl.rendering import ChatRenderer
@@ -28,8 +36,6 @@ from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_ord
 from smolrecipe_trl.trainer_parts import RecipeTrainer
 from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, run_course
 
-LOSS = "held-out loss"
-ACCURACY = "held-out token accuracy"
 _KINDS: dict[str, dict[str, Any]] = {LOSS: {"better": "lower", "unit": "nats/token"}, ACCURACY: {"better": "higher"}}
 _METRICS = {
     "loss": "loss",
@@ -65,18 +71,15 @@ def fine_tune(options: SftOptions, context: StageContext) -> Artifact:
     trainer = make_trainer(options, context, rows.train, tokenizer, model, steps)
     collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
 
-    def measure() -> dict[str, dict[str, float]]:
-        found = {}
-        for name, held_out in rows.held_out.items():
-            loss, accuracy = learned_loss(trainer, held_out, collate, options.micro_batch * options.max_length)
-            found[name] = {LOSS: loss, ACCURACY: accuracy}
-        return found
+    def measure() -> dict[str, list[list[float]]]:
+        most_tokens = options.micro_batch * options.max_length
+        return {name: learned_loss(trainer, held, collate, most_tokens) for name, held in rows.held_out.items()}
 
     course = run_course(trainer, tokenizer, options, context, measure=measure, metrics=_METRICS)
+    write_held_out(context, LEARNED_COLUMNS, course.before, course.after)
+    before, after = ({name: means(table) for name, table in tables.items()} for tables in (course.before, course.after))
     return Artifact(
-        measures=before_and_after(
-            course.before, course.after, _KINDS, {name: len(held) for name, held in rows.held_out.items()}
-        ),
+        measures=before_and_after(before, after, _KINDS, {name: len(held) for name, held in rows.held_out.items()}),
         summary={
             **rows.summary(),
             **packing,

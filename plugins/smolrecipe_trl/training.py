@@ -17,6 +17,7 @@ from smolrecipe_trl.callbacks import AtStart, AtSteps, CompleteCheckpoints, Prog
 from smolrecipe_trl.checkpoints import last_complete, remove_incomplete
 from smolrecipe_trl.options import TrainingOptions
 from smolrecipe_trl.publish import publish_model
+from smolrecipe_trl.row_sample import SAMPLE_FILE
 
 ROWS_FOLDER = "rows"
 TRAINER_FOLDER = "trainer"
@@ -81,9 +82,10 @@ def run_course(
 
 
 def _clean_up(trainer: Trainer, context: StageContext) -> None:
-    """Delete what only an interrupted stage would need, and leave the processes' group."""
+    """Keep the sample of the rows, delete what only an interrupted stage would need, leave the processes' group."""
     trainer.accelerator.wait_for_everyone()
     if context.rank == 0:
+        (context.folder / ROWS_FOLDER / SAMPLE_FILE).replace(context.folder / SAMPLE_FILE)
         for name in (TRAINER_FOLDER, ROWS_FOLDER):
             shutil.rmtree(context.folder / name, ignore_errors=True)
     trainer.accelerator.end_training()

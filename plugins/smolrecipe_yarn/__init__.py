@@ -16,6 +16,9 @@ from smolrecipe import HfConfig, ModelComponent, ModelDraft, StageError, hookimp
 BETA_FAST = 32.0
 BETA_SLOW = 1.0
 
+DEFAULT_MAX_POSITIONS = 32768
+"""What transformers' ``SmolLM3Config`` takes for a ``max_position_embeddings`` that a ``config.json`` leaves out."""
+
 
 @frozen(kw_only=True)
 class YarnOptions:
@@ -87,10 +90,49 @@ def to_hf(config: HfConfig, options: YarnOptions) -> None:
         rotary["beta_slow"] = float(options.beta_slow)
     if options.attention_factor is not None:
         rotary["attention_factor"] = float(options.attention_factor)
-    config.pop("rope_theta", None)
-    config.pop("rope_scaling", None)
+    for key in ("rope_theta", "rope_scaling", "original_max_position_embeddings"):
+        config.pop(key, None)
     config["rope_parameters"] = rotary
     config["max_position_embeddings"] = max_positions(options)
+
+
+def from_hf(config: HfConfig) -> YarnOptions | None:
+    """Read how far the context of a SmolLM3 model is stretched; ``None`` for one that YaRN does not stretch.
+
+    Keys are looked for where transformers looks for them and in its order.
+
+    Raises:
+        StageError: for settings that this component does not have, and where the bound on positions is not the
+            stretched one: then something was left out, most often ``original_max_position_embeddings``, without which
+            transformers stretches the new bound.
+    """
+    source = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    rotary: HfConfig = config.get(source) or {}
+    if config.get("model_type") != "smollm3" or rotary.get("rope_type", rotary.get("type")) != "yarn":
+        return None
+    for key, meant in (("mscale", None), ("mscale_all_dim", None), ("truncate", True)):
+        if rotary.get(key, meant) != meant:
+            raise StageError(
+                f"{key} in config.json ({source}) is {rotary[key]}: model component 'yarn' has no such option"
+            )
+    factor = rotary.get("factor")
+    if factor is None:
+        raise StageError(f"factor is missing in config.json ({source}): YaRN needs it")
+    bound = {"max_position_embeddings": DEFAULT_MAX_POSITIONS, **config}["max_position_embeddings"]
+    original = {"original_max_position_embeddings": bound, **rotary, **config}["original_max_position_embeddings"]
+    options = YarnOptions(
+        factor=float(factor),
+        original_max_positions=original,
+        beta_fast=float(rotary.get("beta_fast") or BETA_FAST),
+        beta_slow=float(rotary.get("beta_slow") or BETA_SLOW),
+        attention_factor=rotary.get("attention_factor"),
+    )
+    if bound != max_positions(options):
+        raise StageError(
+            f"max_position_embeddings in config.json is {bound}, and factor {factor} times "
+            f"original_max_position_embeddings {original} makes {max_positions(options)}: give all three, in accord"
+        )
+    return options
 
 
 def _base(config: Mapping[str, Any]) -> float:
@@ -121,5 +163,7 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         check=check,
         apply=apply,
         to_hf=to_hf,
+        from_hf=from_hf,
+        after=("decoder", "rope"),
         max_positions=max_positions,
     )

@@ -1,5 +1,7 @@
 """Intra-document masking: the mask, what it computes, and which backend runs where."""
 
+import os
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
@@ -184,8 +186,39 @@ def test_backend_follows_the_hardware(device, context_parallel, backend, expecte
     ],
 )
 def test_backends_that_do_not_run_there_are_refused(device, context_parallel, backend, complaint):
-    with pytest.raises(StageError, match=complaint):
-        DOCMASK.apply(draft(device, context_parallel), DocmaskOptions(backend=backend))
+    """When the recipe is checked, by the very sentence with which it would be refused later."""
+    options = DocmaskOptions(backend=backend)
+    planned = ModelDraft(device=device, sequence_length=24, context_parallel=context_parallel)
+    (sentence,) = DOCMASK.check_draft(options, planned)
+    assert complaint in sentence
+    with pytest.raises(StageError) as refused:
+        DOCMASK.apply(draft(device, context_parallel), options)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("context_parallel", [1, 4])
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "flex", "varlen"])
+def test_what_the_check_lets_pass_is_built(device, context_parallel, backend):
+    options = DocmaskOptions(backend=backend)
+    planned = ModelDraft(device=device, sequence_length=24, context_parallel=context_parallel)
+    refused = list(DOCMASK.check_draft(options, planned))
+    if not refused:
+        DOCMASK.apply(draft(device, context_parallel), options)
+    assert bool(refused) == (
+        (device, backend) in {("cpu", "flex"), ("cpu", "varlen")} or (backend == "varlen" and context_parallel > 1)
+    )
+
+
+def test_the_check_imports_no_engine():
+    code = (
+        "import sys, smolrecipe, smolrecipe_docmask as d; (c,) = d.smolrecipe_model_components(); "
+        "list(c.check_draft(d.DocmaskOptions(), smolrecipe.ModelDraft(device='cpu', sequence_length=8))); "
+        "print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
 def test_drafts_that_cannot_take_it_are_refused():
@@ -248,3 +281,4 @@ def test_hugging_face_config_stays_as_it_is():
     config = {"model_type": "smollm3"}
     DOCMASK.to_hf(config, DocmaskOptions())
     assert config == {"model_type": "smollm3"}
+    assert DOCMASK.from_hf is None, "no config says how training rows were packed"

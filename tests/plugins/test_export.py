@@ -139,6 +139,8 @@ def test_without_components_the_model_is_the_stage_s_bit_for_bit(tmp_path: Path)
     assert torch.equal(ours, theirs)
     assert (folder / "model.safetensors").samefile(source / "model.safetensors")
     assert json.loads((folder / "config.json").read_text())["use_cache"] is True
+    assert json.loads((source / "generation_config.json").read_text())["use_cache"] is False
+    assert AutoModelForCausalLM.from_pretrained(folder).generation_config.use_cache is True
     assert any("use_cache was off" in line for line in said)
     assert json.loads((source / "config.json").read_text())["use_cache"] is False, "the source is published: hands off"
 

@@ -169,3 +169,40 @@ def test_impossible_heads_are_reported_before_anything_runs():
 def test_drafts_that_cannot_take_it_are_refused(edited, options, complaint):
     with pytest.raises(StageError, match=complaint):
         GQA.apply(edited(), options)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 12), (6, 2, 8), (8, 1, 6), (4, 4, 20)])
+def test_options_come_back_from_a_config(heads, kv_heads, head_dim):
+    options = GqaOptions(num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
+    config = {"model_type": "smollm3", "hidden_size": DIM}
+    GQA.to_hf(config, options)
+    assert GQA.from_hf(config) == options
+    without = GqaOptions(num_heads=heads, num_kv_heads=kv_heads)
+    GQA.to_hf(config, without)
+    assert GQA.from_hf(config) == GqaOptions(num_heads=heads, num_kv_heads=kv_heads, head_dim=DIM // heads)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"num_attention_heads": 32},
+        {"num_key_value_heads": None},
+        {"hidden_size": 1024, "head_dim": 80},
+        {"hidden_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": None},
+    ],
+)
+def test_what_a_config_leaves_out_is_what_transformers_takes_it_for(given):
+    """Read from the bare config, and written again: transformers sees the same heads."""
+    theirs = SmolLM3Config(**{key: value for key, value in given.items() if key != "head_dim" or value})
+    options = GQA.from_hf({"model_type": "smollm3", **given})
+    assert options.num_heads == theirs.num_attention_heads
+    assert options.num_kv_heads == theirs.num_key_value_heads
+    # As transformers' attention has it.
+    assert options.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    assert GQA.from_hf(theirs.to_dict()) == options
+
+
+def test_configs_of_other_models_are_not_its_business():
+    assert GQA.from_hf({"model_type": "qwen2", "num_attention_heads": 8}) is None
+    assert GQA.after == ("decoder",)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from smolrecipe import StageContext, StageError, StageRef
 from smolrecipe_mergekit import check, missing, run, smolrecipe_stages
+from smolrecipe_mergekit import merge as engine
 from smolrecipe_mergekit.merge import describe
 from smolrecipe_mergekit.methods import METHODS
 from smolrecipe_mergekit.options import MemberOptions, MergeOptions
@@ -86,7 +87,8 @@ class Sum:
 
     def admits(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` is the sum, made in float32 and rounded once to its own dtype."""
-        rounding = self.value.abs() * torch.finfo(tensor.dtype).eps / 2
+        kind = torch.finfo(tensor.dtype)
+        rounding = self.value.abs().clamp(min=kind.smallest_normal) * kind.eps / 2
         return bool(((tensor.double() - self.value).abs() <= rounding + 4 * FLOAT32 * self.reach).all())
 
 
@@ -97,6 +99,11 @@ def weighted_sum(members: Mapping[str, float], folders: Mapping[str, Path]) -> d
         terms = torch.stack([weight * loaded[name][key].double() for name, weight in members.items()])
         sums[key] = Sum(terms.sum(0), terms.abs().sum(0))
     return sums
+
+
+def never(*arguments: object) -> None:
+    """Stands in for mergekit where a merge must have been refused before it starts."""
+    raise AssertionError("the merge was started")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -206,23 +213,42 @@ def test_weights_that_do_not_sum_to_one_are_reported(tmp_path: Path) -> None:
         ({"dtype": torch.bfloat16}, r"different dtypes \('a' float32, 'b' bfloat16\): say 'out_dtype'"),
     ],
 )
-def test_models_that_cannot_be_merged_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_models_that_cannot_be_merged_are_refused(
+    tmp_path: Path, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "run_merge", never)
     publish(tmp_path, "a", 0)
     publish(tmp_path, "b", 1, **changes)
     with pytest.raises(StageError, match=message):
         run(linear({"a": 0.5, "b": 0.5}, base="b"), context(tmp_path, "a", "b"))
 
 
-def test_mixed_dtypes_are_rounded_once_where_the_result_s_is_given(tmp_path: Path) -> None:
-    publish(tmp_path, "a", 0)
-    publish(tmp_path, "b", 1, dtype=torch.bfloat16)
+@pytest.mark.parametrize(
+    ("first", "second", "out"),
+    [
+        (torch.float32, torch.bfloat16, "bfloat16"),
+        (torch.bfloat16, torch.float32, "float32"),
+        (torch.bfloat16, torch.bfloat16, "float32"),
+        (torch.bfloat16, torch.bfloat16, "float16"),
+        (torch.float16, torch.bfloat16, "float32"),
+    ],
+)
+def test_other_dtypes_are_rounded_once_to_the_result_s(
+    tmp_path: Path, first: torch.dtype, second: torch.dtype, out: str
+) -> None:
+    """mergekit alone rounds to the first model's dtype before."""
+    publish(tmp_path, "a", 0, dtype=first)
+    publish(tmp_path, "b", 1, dtype=second)
     members = {"a": 0.3, "b": 0.7}
-    run(linear(members, base="a", out_dtype="bfloat16"), context(tmp_path, "a", "b"))
+    run(linear(members, base="a", out_dtype=out), context(tmp_path, "a", "b"))
     exact = weighted_sum(members, {name: tmp_path / name for name in members})
-    assert all(exact[key].admits(tensor) for key, tensor in weights(tmp_path / "merge.partial").items())
+    merged = weights(tmp_path / "merge.partial")
+    assert all(exact[key].admits(tensor) for key, tensor in merged.items())
+    assert {tensor.dtype for tensor in merged.values()} == {getattr(torch, out)}
 
 
-def test_different_vocabularies_are_refused(tmp_path: Path) -> None:
+def test_different_vocabularies_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "run_merge", never)
     publish(tmp_path, "a", 0)
     publish(tmp_path, "b", 1)
     file = tmp_path / "b" / "model" / "tokenizer.json"

@@ -99,3 +99,57 @@ def test_drafts_that_cannot_take_it_are_refused():
     bare.decoder.layers[3].attention.rope = None
     with pytest.raises(StageError, match="layer 3"):
         NOPE.apply(bare, NopeOptions())
+
+
+@pytest.mark.parametrize(("num_layers", "every"), [(36, 4), (6, 4), (8, 3), (5, 1), (4, 4), (7, 2)])
+def test_options_come_back_from_a_config(num_layers, every):
+    config = {"model_type": "smollm3", "num_hidden_layers": num_layers}
+    NOPE.to_hf(config, NopeOptions(every=every))
+    assert NOPE.from_hf(config) == NopeOptions(every=every)
+    assert NOPE.from_hf(SmolLM3Config(**config).to_dict()) == NopeOptions(every=every)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, NopeOptions(every=4)),
+        ({"num_hidden_layers": 3}, None),  # no fourth layer
+        ({"no_rope_layer_interval": 6}, NopeOptions(every=6)),
+        ({"no_rope_layers": None, "no_rope_layer_interval": 2}, NopeOptions(every=2)),
+        ({"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 1]}, None),
+        # The list goes before the interval, and only its first layers are the model's.
+        (
+            {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 0, 1, 1], "no_rope_layer_interval": 4},
+            NopeOptions(every=2),
+        ),
+        ({"num_hidden_layers": 3, "no_rope_layers": [0, 0, 0]}, NopeOptions(every=1)),
+    ],
+)
+def test_what_a_config_leaves_out_is_what_transformers_takes_it_for(given, expected):
+    options = NOPE.from_hf({"model_type": "smollm3", **given})
+    assert options == expected
+    theirs = SmolLM3Config(**given)
+    layers = theirs.num_hidden_layers
+    mine = {"num_hidden_layers": layers, "no_rope_layers": [1] * layers}
+    if options is not None:
+        NOPE.to_hf(mine, options)
+    assert mine["no_rope_layers"] == theirs.no_rope_layers[:layers]
+
+
+@pytest.mark.parametrize(
+    ("rotates", "complaint"),
+    [
+        ([0, 1, 1, 1], "leaves layers 0 without"),
+        ([1, 0, 0, 1], "leaves layers 1, 2 without"),
+        ([1, 0, 1, 1], "not every n-th of 4"),  # and not layer 3
+        ([1, 1, 0], "speaks of 3 layers and the model has 4"),
+    ],
+)
+def test_layers_that_are_not_every_nth_are_refused(rotates, complaint):
+    with pytest.raises(StageError, match=complaint):
+        NOPE.from_hf({"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layers": rotates})
+
+
+def test_configs_of_other_models_are_not_its_business():
+    assert NOPE.from_hf({"model_type": "llama", "num_hidden_layers": 8}) is None
+    assert NOPE.after == ("decoder",)

@@ -1,5 +1,6 @@
 """Rotary embeddings: the same cosines, sines and rotation as transformers', whatever the order of components."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -111,3 +112,64 @@ def test_drafts_that_cannot_take_it_are_refused():
     bare.decoder.layers[0].attention.rope = None
     with pytest.raises(StageError, match="layer 0"):
         ROPE.apply(bare, options)
+
+
+@pytest.mark.parametrize(("theta", "positions"), [(10_000.0, 128), (50_000.0, 4096), (5e6, 65536)])
+def test_options_come_back_from_a_config(theta, positions):
+    options = RopeOptions(theta=theta, max_positions=positions)
+    config = {"model_type": "smollm3"}
+    ROPE.to_hf(config, options)
+    assert ROPE.from_hf(config) == options
+    assert ROPE.from_hf(SmolLM3Config(**config).to_dict()) == options
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"rope_theta": 1e5},
+        {"rope_theta": 1e5, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default"}},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": 1e5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 3e5}, "rope_theta": 1e5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 3e5}, "rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 4e5}, "rope_theta": 1e5},
+        {"rope_scaling": {}, "rope_parameters": {"rope_theta": 3e5}, "max_position_embeddings": 512},
+        {"partial_rotary_factor": 1.0},
+    ],
+)
+def test_keys_old_and_new_are_read_in_transformers_order(given):
+    options = ROPE.from_hf({"model_type": "smollm3", **given})
+    theirs = SmolLM3Config(**copy.deepcopy(given))
+    assert options.theta == theirs.rope_parameters["rope_theta"]
+    assert options.max_positions == theirs.max_position_embeddings
+    assert ROPE.from_hf(theirs.to_dict()) == options
+
+
+def test_under_yarn_the_bound_is_the_one_before():
+    yarn = {"rope_type": "yarn", "rope_theta": 5e6, "factor": 2.0, "original_max_position_embeddings": 65536}
+    config = {"model_type": "smollm3", "rope_parameters": yarn, "max_position_embeddings": 131072}
+    assert ROPE.from_hf(config) == RopeOptions(theta=5e6, max_positions=65536)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            r"rope_type in config.json \(rope_parameters\) is 'llama3'",
+        ),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"rope_type in config.json \(rope_scaling\) is 'linear'"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "apart for full_attention"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor in config.json is 0.25"),
+    ],
+)
+def test_what_it_cannot_say_is_refused(given, complaint):
+    with pytest.raises(StageError, match=complaint):
+        ROPE.from_hf({"model_type": "smollm3", **given})
+
+
+def test_configs_of_other_models_are_not_its_business():
+    assert ROPE.from_hf({"model_type": "llama", "rope_theta": 5e5, "max_position_embeddings": 8}) is None
+    assert ROPE.after == ("decoder",)

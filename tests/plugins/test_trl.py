@@ -1,226 +1,44 @@
-"""The TRL stages trained: packing, resuming, several processes, and any preference loss against TRL's own.
-
-``python test_trl.py FOLDER BASE`` runs the fine-tuning stage of these tests, for those that need it in another process.
-"""
+"""Fine-tuning with TRL: packing, resuming, several processes."""
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
-from attrs import frozen
+import trl_toys
 from safetensors.torch import load_file
-
-from smolrecipe import (
-    Artifact,
-    Loss,
-    NoOptions,
-    Optimizer,
-    ParameterGroup,
-    PreferenceBatch,
-    PreferenceLoss,
-    Schedule,
-    Source,
-    StageContext,
-    StageError,
-    StageRef,
-    Use,
+from trl_toys import (
+    CONSTANT,
+    PUBLISHED,
+    STEPS,
+    STORED,
+    WEIGHTS,
+    Run,
+    adamw,
+    base_artifact,
+    context,
+    environment,
+    equal,
+    falling,
+    rows,
+    run,
+    sft_options,
+    sums,
+    trained_sft,
+    write_base,
 )
-from smolrecipe_trl import Parallelism, PreferenceOptions, SftOptions, run_preference, run_sft
 
-SPECIAL = ("<pad>", "<eos>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
-STEPS = 12
-WEIGHTS = "model/model.safetensors"
-
-
-# The toys
-
-
-def write_base(folder: Path, **changes: Any) -> None:
-    """A random two-layer SmolLM3 with a tokenizer of bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
-
-    vocabulary = {
-        token: number for number, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])
-    }
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(SPECIAL))
-    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
-    torch.manual_seed(0)
-    settings = {
-        "vocab_size": len(vocabulary),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "no_rope_layer_interval": 2,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": None,
-        "use_cache": True,
-    }
-    SmolLM3ForCausalLM(SmolLM3Config(**{**settings, **changes})).save_pretrained(folder)
-
-
-def sums(start: int, end: int) -> Iterator[dict[str, Any]]:
-    """Conversations about sums, every second one with reasoning."""
-    for number in range(start, end):
-        one, other = number % 7, (number * 3) % 11
-        thought = "<think>\nadd\n</think>\n" if number % 2 else ""
-        yield {
-            "messages": [
-                {"role": "user", "content": f"{one}+{other}?"},
-                {"role": "assistant", "content": f"{thought}{one + other}"},
-            ],
-            "chat_template_kwargs": {"enable_thinking": bool(number % 2)},
-        }
-
-
-def preferences(start: int, end: int) -> Iterator[dict[str, Any]]:
-    """A right and a wrong sum as answers to one prompt."""
-    for number, row in enumerate(sums(start, end), start):
-        question, answer = row["messages"]
-        wrong = {"role": "assistant", "content": f"{answer['content'][:-1]}{'?' * (1 + number % 4)}"}
-        yield {
-            "prompt": [question],
-            "chosen": [answer],
-            "rejected": [wrong],
-            **{k: row[k] for k in ("chat_template_kwargs",)},
-        }
-
-
-def rows(kind: Any, start: int, end: int) -> Use[Source]:
-    shape = "chat" if kind is sums else "preference"
-    return Use(
-        Source(name="sums", summary="", read=lambda options: kind(start, end), yields=lambda options: shape),
-        NoOptions(),
-    )
-
-
-@frozen
-class LearningRate:
-    lr: float = 3e-3
-
-
-def adamw_groups(options: LearningRate) -> list[ParameterGroup]:
-    settings = {"lr": options.lr, "betas": (0.9, 0.95)}
-    return [
-        ParameterGroup(pattern="embed_tokens|lm_head", settings={**settings, "weight_decay": 0.0}),
-        ParameterGroup(pattern=".", settings={**settings, "weight_decay": 0.1}),
-    ]
-
-
-def adamw(lr: float = 3e-3) -> Use[Optimizer]:
-    optimizer = Optimizer(name="adamw", summary="", factory=lambda options: torch.optim.AdamW, groups=adamw_groups)
-    return Use(optimizer, LearningRate(lr))
-
-
-def falling(options: Any, step: int, steps: int) -> float:
-    return 1 - (step - 1) / steps
-
-
-FALLING = Use(Schedule(name="falling", summary="", factor=falling), NoOptions())
-CONSTANT = Use(Schedule(name="constant", summary="", factor=lambda options, step, steps: 1.0), NoOptions())
-
-
-def sft_options(**changes: Any) -> SftOptions:
-    settings: dict[str, Any] = {
-        "from_": StageRef("base"),
-        "data": {"sums": rows(sums, 0, 64)},
-        "held_out": {"sums": rows(sums, 64, 84)},
-        "chat_template": "compact",
-        "max_length": 128,
-        "max_steps": STEPS,
-        "global_batch": 4,
-        "optimizer": adamw(),
-        "schedule": FALLING,
-        "precision": "float32",
-        "loss_on": "assistant",
-        "checkpoint_every": 3,
-    }
-    return SftOptions(**{**settings, **changes})
-
-
-def preference_options(loss: Use[Loss], **changes: Any) -> PreferenceOptions:
-    settings: dict[str, Any] = {
-        "from_": StageRef("base"),
-        "data": {"sums": rows(preferences, 0, 24)},
-        "held_out": {"sums": rows(preferences, 24, 34)},
-        "chat_template": "compact",
-        "max_length": 128,
-        "max_steps": 10,
-        "global_batch": 4,
-        "micro_batch": 2,
-        "optimizer": adamw(1e-3),
-        "schedule": FALLING,
-        "precision": "float32",
-        "loss": loss,
-    }
-    return PreferenceOptions(**{**settings, **changes})
-
-
-def context(folder: Path, base: Path, events: list[Mapping[str, Any]] | None = None, **process: int) -> StageContext:
-    folder.mkdir(parents=True, exist_ok=True)
-    report = (lambda event: None) if events is None else events.append
-    return StageContext(recipe="test", stage="trained", folder=folder, inputs={"base": base}, report=report, **process)
-
-
-@frozen
-class Run:
-    """A stage that has run: where, what it handed back and what it reported."""
-
-    folder: Path
-    artifact: Artifact
-    events: list[Mapping[str, Any]]
-
-    @property
-    def steps(self) -> list[Mapping[str, Any]]:
-        return [event for event in self.events if "step" in event]
-
-    @property
-    def messages(self) -> list[str]:
-        return [event["message"] for event in self.events if "message" in event]
-
-    def weights(self, path: str = WEIGHTS) -> dict[str, torch.Tensor]:
-        return load_file(self.folder / path)
-
-    def measure(self, name: str) -> Any:
-        return next(measure for measure in self.artifact.measures if measure.name == name)
-
-
-def run(options: SftOptions | PreferenceOptions, folder: Path, base: Path) -> Run:
-    events: list[Mapping[str, Any]] = []
-    stage = run_sft if isinstance(options, SftOptions) else run_preference
-    return Run(folder, stage(options, context(folder, base, events)), events)
-
-
-def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifact that the stages start from."""
-    folder = tmp_path_factory.mktemp("base")
-    write_base(folder / "model")
-    return folder
+from smolrecipe import StageError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -233,12 +51,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sft(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Fine-tuning that nothing interrupted."""
-    return run(sft_options(), tmp_path_factory.mktemp("sft") / "whole", base)
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return base_artifact(tmp_path_factory)
 
 
-# Fine-tuning
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained_sft(tmp_path_factory)
 
 
 def test_sft_learns_and_measures_it_on_held_out_rows(sft: Run) -> None:
@@ -264,7 +83,7 @@ def test_what_is_published_loads_and_ends_its_turns(sft: Run, base: Path) -> Non
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = sft.folder / "model"
-    assert {path.name for path in sft.folder.iterdir()} == {"model"}
+    assert {path.name for path in sft.folder.iterdir()} - STORED == PUBLISHED
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -315,7 +134,7 @@ def test_a_packed_row_has_the_loss_of_its_documents_alone(base: Path, tmp_path: 
 
 def test_killed_and_started_again_it_ends_with_the_same_bits(sft: Run, base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, __file__, str(folder), str(base)]
+    command = [sys.executable, trl_toys.__file__, str(folder), str(base)]
     killed = subprocess.run(command, env=environment(KILL_AT="8"), capture_output=True, text=True, timeout=240)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (folder / "model").exists()
@@ -355,7 +174,7 @@ def test_two_processes_come_to_the_same_weights_as_one(sft: Run, base: Path, tmp
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(base)],
+            [sys.executable, trl_toys.__file__, str(folder), str(base)],
             env=environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -442,182 +261,3 @@ def test_sharding_rounds_neither_gradients_nor_log_probabilities(tmp_path: Path)
     keep_full_precision(arguments)
     assert policy().param_dtype == torch.bfloat16
     assert policy().reduce_dtype == torch.float32 and policy().output_dtype is None
-
-
-# Preferences
-
-
-@frozen
-class Beta:
-    beta: float = 0.1
-
-
-def apo_zero(batch: PreferenceBatch, options: Beta) -> PreferenceLoss:
-    """APO-zero, equation 7 of arXiv:2408.06266."""
-    assert batch.reference_chosen is not None and batch.reference_rejected is not None
-    chosen = options.beta * (batch.policy_chosen - batch.reference_chosen)
-    rejected = options.beta * (batch.policy_rejected - batch.reference_rejected)
-    return PreferenceLoss(
-        losses=(1 - torch.sigmoid(chosen)) + torch.sigmoid(rejected), chosen_rewards=chosen, rejected_rewards=rejected
-    )
-
-
-def simpo(batch: PreferenceBatch, options: Beta) -> PreferenceLoss:
-    """SimPO, equation 6 of arXiv:2405.14734, without a reference."""
-    assert batch.reference_chosen is None and batch.reference_rejected is None
-    chosen = options.beta * batch.policy_chosen / batch.chosen_tokens
-    rejected = options.beta * batch.policy_rejected / batch.rejected_tokens
-    losses = -torch.nn.functional.logsigmoid(chosen - rejected - 0.5)
-    return PreferenceLoss(losses=losses, chosen_rewards=chosen, rejected_rewards=rejected)
-
-
-APO = Use(Loss(name="apo_zero", summary="", loss=apo_zero), Beta())
-
-
-@pytest.fixture(scope="module")
-def aligned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Ten steps of APO-zero, with the checkpoint after half of them."""
-    return run(preference_options(APO, keep=(0.5,)), tmp_path_factory.mktemp("aligned") / "stage", base)
-
-
-def test_a_plugged_in_loss_is_bitwise_trls_own(aligned: Run, base: Path, tmp_path: Path) -> None:
-    """TRL renders, tokenises and computes APO-zero by itself here, on the same rows in the same order."""
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM
-    from trl import DPOConfig, DPOTrainer
-
-    from smolrecipe_trl.engine import load_tokenizer
-    from smolrecipe_trl.sample_order import row_order
-
-    options = preference_options(APO)
-    model = AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32, attn_implementation="sdpa")
-    decayed = [parameter for name, parameter in model.named_parameters() if "embed_tokens" not in name]
-    spared = [parameter for name, parameter in model.named_parameters() if "embed_tokens" in name]
-    optimizer = torch.optim.AdamW(
-        [{"params": spared, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.1}], lr=1e-3, betas=(0.9, 0.95)
-    )
-    arguments = DPOConfig(
-        output_dir=str(tmp_path),
-        loss_type="apo_zero",
-        beta=0.1,
-        max_steps=10,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        train_sampling_strategy="sequential",
-        bf16=False,
-        use_cpu=True,
-        activation_checkpointing=False,
-        save_strategy="no",
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        seed=options.seed,
-    )
-    theirs = DPOTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(list(preferences(0, 24))).select(row_order(24, 40, options.seed)),
-        processing_class=load_tokenizer(base / "model", options),
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)),
-    )
-    theirs.train()
-    history = [entry for entry in theirs.state.log_history if "loss" in entry]
-    assert [event["loss"] for event in aligned.steps] == [entry["loss"] for entry in history]
-    assert [event["reward_margin"] for event in aligned.steps] == pytest.approx(
-        [entry["rewards/margins"] for entry in history], abs=1e-6
-    )
-    expected = dict(model.named_parameters())
-    weights = aligned.weights()
-    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
-
-
-def test_rewards_are_measured_before_and_after(aligned: Run) -> None:
-    margin, accuracy = aligned.measure("reward margin"), aligned.measure("reward accuracy")
-    assert margin.before == 0.0 and accuracy.before == 0.5  # the policy is its own reference
-    assert margin.after > 0.1 and accuracy.after > 0.8 and margin.samples == 10
-    assert aligned.measure("held-out preference loss").before == 1.0
-    assert aligned.steps[0]["loss"] == 1.0 and aligned.steps[-1]["reward_accuracy"] == 1.0
-
-
-def test_a_fraction_of_the_run_is_kept(aligned: Run, base: Path, tmp_path: Path) -> None:
-    """The checkpoint after half of ten steps is where the same schedule, ended after five, gets."""
-    half = Use(
-        Schedule(name="half", summary="", factor=lambda options, step, steps: falling(None, step, 10)), NoOptions()
-    )
-    ended = run(preference_options(APO, schedule=half, max_steps=5, held_out={}), tmp_path, base)
-    kept = "checkpoints/0.5/" + WEIGHTS
-    assert equal(aligned.weights(kept), ended.weights()) and not equal(aligned.weights(kept), aligned.weights())
-    assert aligned.artifact.summary["kept"] == {"0.5": 5}
-    assert (aligned.folder / "checkpoints/0.5/model/chat_template.jinja").exists()
-    assert {path.name for path in aligned.folder.iterdir()} == {"model", "checkpoints"}
-
-
-def living_models() -> int:
-    gc.collect()
-    return sum(type(item).__name__ == "SmolLM3ForCausalLM" for item in gc.get_objects())
-
-
-def test_a_loss_without_reference_loads_none(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts the models that are alive in the middle of training."""
-    from trl import DPOTrainer
-
-    before, alive = living_models(), []
-
-    def count(batch: PreferenceBatch, options: Beta) -> PreferenceLoss:
-        if not alive and batch.policy_chosen.requires_grad:
-            alive.append(living_models())
-        return simpo(batch, options)
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a reference was computed")
-
-    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", refuse)
-    counting = Use(Loss(name="simpo", summary="", loss=count, needs_reference=False), Beta(2.0))
-    free = run(preference_options(counting, max_steps=4), tmp_path, base)
-    assert alive == [before + 1]
-    assert free.artifact.summary["reference_model"] is False
-    assert free.measure("reward margin").after > free.measure("reward margin").before
-
-
-@pytest.mark.parametrize(
-    ("loss", "complaint"),
-    [
-        (lambda batch, options: PreferenceLoss(losses=batch.policy_chosen.mean()), r"returned losses of shape \(\)"),
-        (lambda batch, options: PreferenceLoss(losses=batch.policy_chosen.detach()), "does not depend on the policy"),
-    ],
-)
-def test_a_loss_that_is_none_is_refused(loss: Any, complaint: str, base: Path, tmp_path: Path) -> None:
-    use = Use(Loss(name="odd", summary="", loss=loss, needs_reference=False), NoOptions())
-    with pytest.raises(StageError, match=f"loss 'odd' {complaint}"):
-        run(preference_options(use, max_steps=1, held_out={}), tmp_path, base)
-
-
-# Another process
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
-
-
-def main(folder: Path, base: Path) -> None:
-    """Run the fine-tuning stage as one of the processes that the environment tells of; KILL_AT a step, kill -9."""
-    torch.set_num_threads(1)
-    process = {
-        "rank": int(os.environ.get("RANK", "0")),
-        "local_rank": int(os.environ.get("LOCAL_RANK", "0")),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-
-    def report(event: Mapping[str, Any]) -> None:
-        print(json.dumps(event), flush=True)
-        if event.get("step") == int(os.environ.get("KILL_AT", "0")):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    where = attrs.evolve(context(folder, base, **process), report=report)
-    artifact = run_sft(sft_options(parallelism=Parallelism(processes=process["world_size"])), where)
-    if process["rank"] == 0:
-        print(json.dumps({"measures": [attrs.asdict(measure) for measure in artifact.measures]}), flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

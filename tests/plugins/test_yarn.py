@@ -190,3 +190,63 @@ def test_options_are_checked_together():
     assert not list(YARN.check(SMOLLM3))
     (problem,) = YARN.check(YarnOptions(factor=2.0, original_max_positions=8, beta_fast=1.0))
     assert "beta_fast" in problem
+
+
+OPTIONS = [
+    SMOLLM3,
+    YarnOptions(factor=1.5, original_max_positions=512),
+    YarnOptions(factor=4.0, original_max_positions=4096, beta_fast=64.0, beta_slow=2.0),
+    YarnOptions(factor=32.0, original_max_positions=4096, attention_factor=1.25),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_come_back_from_a_config(options):
+    config = {"model_type": "smollm3", "rope_theta": 5e6}
+    YARN.to_hf(config, options)
+    assert YARN.from_hf(config) == options
+    assert YARN.from_hf(SmolLM3Config(**config).to_dict()) == options
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_keys_of_older_releases_are_read_too(options):
+    config = {"model_type": "smollm3", "rope_theta": 5e6}
+    YARN.to_hf(config, options)
+    old = config.pop("rope_parameters")
+    old["type"] = old.pop("rope_type")
+    assert YARN.from_hf({**config, "rope_scaling": old, "rope_parameters": {"rope_type": "default"}}) == options
+    # Some models keep the original length beside the settings, and transformers reads it there first.
+    beside = old.pop("original_max_position_embeddings")
+    assert YARN.from_hf({**config, "rope_scaling": old, "original_max_position_embeddings": beside}) == options
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "complaint"),
+    [
+        # What transformers makes of a missing original length is not what anybody meant.
+        ({"factor": 2.0}, {"max_position_embeddings": 131072}, "131072, and factor 2.0 times .* 131072 makes 262144"),
+        ({"factor": 2.0}, {}, "32768, and factor"),
+        ({"original_max_position_embeddings": 64}, {}, "factor is missing"),
+        ({"factor": 2.0, "mscale": 1.0}, {}, "mscale in config.json"),
+        ({"factor": 2.0, "truncate": False}, {}, "truncate in config.json"),
+    ],
+)
+def test_what_it_cannot_say_is_refused(settings, others, complaint):
+    with pytest.raises(StageError, match=complaint):
+        YARN.from_hf({"model_type": "smollm3", "rope_parameters": {"rope_type": "yarn", **settings}, **others})
+
+
+def test_configs_without_it_are_not_its_business():
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
+    assert YARN.from_hf({"model_type": "smollm3"}) is None
+    assert YARN.from_hf({"model_type": "smollm3", "rope_scaling": {"type": "linear"}, "rope_parameters": yarn}) is None
+    assert YARN.from_hf({"model_type": "qwen2", "rope_parameters": yarn, "max_position_embeddings": 128}) is None
+    assert YARN.after == ("decoder", "rope")
+
+
+def test_a_length_beside_the_settings_does_not_survive():
+    """transformers would read it before the one that is written."""
+    config = {"rope_theta": 5e6, "original_max_position_embeddings": 4096}
+    YARN.to_hf(config, SMOLLM3)
+    loaded = SmolLM3Config(hidden_size=32, num_attention_heads=2, **config)
+    assert loaded.rope_parameters["original_max_position_embeddings"] == 65536

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from smolrecipe.cli.tables import print_table
 from smolrecipe.components import DryRun
 from smolrecipe.errors import StageError, UserError
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.metrics import MetricsFollower, MetricsWriter
 from smolrecipe.running.process import run_processes
-from smolrecipe.running.store import write_json
 
 _GIB = 2**30
 _SECONDS_PER_DAY = 86400.0
@@ -62,46 +61,59 @@ class BuiltStage:
         }
 
 
-def dry_run(session: Session, plan: Plan, recipe: str, settings: Sequence[str]) -> Iterator[BuiltStage]:
-    """Build the stages whose kind can be built without weights, each in a process of its own.
+def dry_run(session: Session, plan: Plan, recipe: str, settings: Sequence[str]) -> list[BuiltStage]:
+    """Build the stages whose kind can be built without weights, one after the other in a process of their own.
 
     Raises:
-        UserError: when a layout cannot be built.
+        UserError: when layouts cannot be built; all of them are named.
     """
+    if not any(stage.use.component.dry_run for stage in plan.stages):
+        return []
     folder = Path(tempfile.mkdtemp(prefix="smolrecipe-dry-run-"))
     plugins = ["--plugins", ",".join(session.plugins)] if session.plugins is not None else []
     overrides = [argument for setting in settings for argument in ("--set", setting)]
-    for stage in plan.stages:
-        if stage.use.component.dry_run is None:
-            continue
-        click.echo(f"{stage.name}: building its layout of {stage.devices.processes} devices ...", err=True)
-        result, log = folder / "result.json", folder / f"{stage.name}.log"
-        result.unlink(missing_ok=True)
-        command = [*plugins, "_dry_run", *overrides, recipe, stage.name, str(result)]
-        code = run_processes([sys.executable, "-m", "smolrecipe", *command], {}, log, lambda: None)
-        told = json.loads(result.read_text()) if result.is_file() else {}
-        if "refusal" in told:
-            raise UserError(f"stage '{stage.name}': {told['refusal']}")
-        if code != 0 or not told:
-            raise UserError(f"the dry run of stage '{stage.name}' crashed; its log: {log}")
-        yield BuiltStage(stage=stage, found=DryRun(**told))
+    events = folder / "events.jsonl"
+    follower = MetricsFollower(events)
+    told: list[dict[str, Any]] = []
+
+    def listen() -> None:
+        for event in follower.new_events():
+            told.append(event)
+            if "found" not in event and "refusal" not in event:
+                devices = plan.by_name[event["stage"]].devices.processes
+                click.echo(f"{event['stage']}: building its layout of {devices} devices ...", err=True)
+
+    command = [*plugins, "_dry_run", *overrides, recipe, str(events)]
+    code = run_processes([sys.executable, "-m", "smolrecipe", *command], {}, folder / "log.txt", listen)
+    if code != 0:
+        last = told[-1]["stage"] if told else plan.stages[0].name
+        raise UserError(f"the dry run of stage '{last}' crashed; its log: {folder / 'log.txt'}")
     shutil.rmtree(folder)
+    if refusals := [f"stage '{event['stage']}': {event['refusal']}" for event in told if "refusal" in event]:
+        raise UserError("\n".join(refusals))
+    return [
+        BuiltStage(stage=plan.by_name[event["stage"]], found=DryRun(**event["found"]))
+        for event in told
+        if "found" in event
+    ]
 
 
 @click.command(name="_dry_run", hidden=True)
 @recipe_arguments
-@click.argument("stage")
-@click.argument("result", type=click.Path(path_type=Path))
+@click.argument("events", type=click.Path(path_type=Path))
 @click.pass_obj
-def dry_run_worker(session: Session, recipe: str, settings: tuple[str, ...], stage: str, result: Path) -> None:
-    """Build one stage's layout in this process."""
-    use = session.recipe(recipe, settings).stages[stage]
-    build = use.component.dry_run
-    assert build is not None
-    try:
-        write_json(result, asdict(build(use.options)))
-    except StageError as error:
-        write_json(result, {"refusal": str(error)})
+def dry_run_worker(session: Session, recipe: str, settings: tuple[str, ...], events: Path) -> None:
+    """Build the layouts of a recipe's stages in this process, and append what is found to a file."""
+    report = MetricsWriter(events)
+    for stage in session.plan(recipe, settings).stages:
+        build = stage.use.component.dry_run
+        if build is None:
+            continue
+        report({"stage": stage.name})
+        try:
+            report({"stage": stage.name, "found": asdict(build(stage.use.options))})
+        except StageError as error:
+            report({"stage": stage.name, "refusal": str(error)})
 
 
 def print_dry_run(built: Sequence[BuiltStage], speed: Speed) -> None:

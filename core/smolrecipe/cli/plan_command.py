@@ -101,7 +101,7 @@ def plan(
     _note_what_is_lacking(planned, [stage for stage in planned.stages if not store.is_published(stage)])
     if build:
         click.echo()
-        print_dry_run(list(dry_run(session, planned, recipe, settings)), speed)
+        print_dry_run(dry_run(session, planned, recipe, settings), speed)
 
 
 def _note_what_is_lacking(plan: Plan, stages: Iterable[PlannedStage]) -> None:

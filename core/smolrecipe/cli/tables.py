@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import click
 
+_STYLES = {"holds": "green", "FAILS": "bold red", "better": "green", "worse": "yellow"}
+"""Colours of cells that are a verdict."""
+
 
 def print_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), title: str = ""
@@ -37,5 +40,5 @@ def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]], right: S
     for column, heading in enumerate(headings):
         table.add_column(heading, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     Console(highlight=False).print(table)

@@ -120,7 +120,7 @@ def _print(found: Sequence[Mapping[str, Any]]) -> None:
         shown = "" if row["target"] == last else row["target"]
         last = row["target"]
         rows.append((shown, row["claim"], row["measured"], row["bound"], "holds" if row["holds"] else "FAILS"))
-    print_table(("stage", "claim", "measured", "at most", ""), rows)
+    print_table(("stage", "claim", "measured", "bound", ""), rows)
     for row in found:
         if not row["holds"]:
             click.echo(f"{row['target']}: {row['claim']}: does not hold. {row['note'] or row['measured']}")

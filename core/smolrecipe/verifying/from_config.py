@@ -31,6 +31,17 @@ def read_model(config: HfConfig, catalog: Catalog) -> Model:
 
 
 def unlike(config: HfConfig, model: Model) -> dict[str, tuple[Any, Any]]:
-    """Keys that the model's components would write otherwise: key -> (config's, theirs)."""
+    """Keys that the model's components would write otherwise: key -> (config's, theirs).
+
+    Of a mapping only the keys that they write are compared: configs keep older names of settings beside the new ones.
+    """
     written = model.to_hf()
-    return {key: (config[key], value) for key, value in written.items() if key in config and config[key] != value}
+    return {
+        key: (config[key], value) for key, value in written.items() if key in config and not _says(config[key], value)
+    }
+
+
+def _says(there: Any, written: Any) -> bool:
+    if isinstance(written, dict) and isinstance(there, dict):
+        return all(key in there and _says(there[key], value) for key, value in written.items())
+    return bool(there == written)

@@ -10,6 +10,7 @@ import torch  # noqa: TID253
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed  # noqa: TID253
 
 from smolrecipe import HfConfig, StageError
+from smolrecipe_export.rotary_formula import attention_factor
 
 SAMPLE_TOKENS = 8
 ORIGINAL = "original_max_position_embeddings"
@@ -17,7 +18,7 @@ STRETCHES = ("yarn", "llama3", "longrope")
 """Kinds of RoPE that are computed from the length that the model was trained on."""
 
 
-def verify(folder: Path, config: HfConfig) -> dict[str, Any]:
+def reload(folder: Path, config: HfConfig) -> dict[str, Any]:
     """Load ``folder`` with plain transformers and generate a few tokens; return what is worth keeping.
 
     Raises:
@@ -35,7 +36,7 @@ def verify(folder: Path, config: HfConfig) -> dict[str, Any]:
     wrong = {what: keys for what, keys in loading.items() if keys and what != "conversion_errors"}
     if wrong:
         raise StageError(f"the weights are not those of the exported configuration: {wrong}")
-    scaling = _verify_rope(model, config)
+    scaling = _check_rope(model, config)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.model_max_length != model.config.max_position_embeddings:
         raise StageError(
@@ -61,21 +62,7 @@ def verify(folder: Path, config: HfConfig) -> dict[str, Any]:
     }
 
 
-def attention_factor(rope: dict[str, Any]) -> float | None:
-    """The factor on cosines and sines that a ``rope_parameters`` asks for; ``None`` for kinds not known here.
-
-    YaRN: 0.1 ln(factor) + 1 (arXiv:2309.00071, equation 22), 1 for a factor of at most 1.
-    """
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    if rope["rope_type"] in ("default", "linear", "dynamic", "llama3"):
-        return 1.0
-    if rope["rope_type"] == "yarn" and not (rope.get("mscale") and rope.get("mscale_all_dim")):
-        return 0.1 * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0
-    return None
-
-
-def _verify_rope(model: Any, config: HfConfig) -> float | None:
+def _check_rope(model: Any, config: HfConfig) -> float | None:
     """Check the RoPE that the loaded model computes with; return its attention scaling, if it has RoPE at all.
 
     transformers takes silent defaults: the model class' theta where ``rope_theta`` is missing, the new maximum where

@@ -1,0 +1,1 @@
+"""What ``smolrecipe verify`` proves of pretraining stages and of Hugging Face checkpoints, on a CPU in float32."""

@@ -1,0 +1,271 @@
+"""What a published pretraining stage can be held to: its rates, its weights, its optimizer, its data and masks."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253
+import torch.distributed.checkpoint as dcp  # noqa: TID253
+from torch.distributed.checkpoint import FileSystemReader  # noqa: TID253
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata  # noqa: TID253
+
+from smolrecipe import Proof, StageContext
+from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from smolrecipe_torchtitan.checkpoints import is_whole, steps_of
+from smolrecipe_torchtitan.checks import produces
+from smolrecipe_torchtitan.hugging_face import DTYPES, hf_names
+from smolrecipe_torchtitan.options import PretrainOptions
+from smolrecipe_torchtitan.proofs.cpu_model import draft_on_cpu, shapes_of
+from smolrecipe_torchtitan.proofs.rows import verify_rows
+from smolrecipe_torchtitan.proofs.stored import StoredTensors
+from smolrecipe_torchtitan.start import NOT_WEIGHTS, POSITION_FILE, Shapes, Start, find_start
+
+RATE_BOUND = 1e-6
+"""Of a learning rate, relative: a rate is a double that went through JSON."""
+
+AT_ONCE = 10**9
+"""Bytes of a checkpoint that are read together."""
+
+
+def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
+    """Yield what is found of the stage that ``context.folder`` holds."""
+    summary = json.loads((context.folder / "stage.json").read_text(encoding="utf-8"))["summary"]
+    start = find_start(options, context)
+    yield _trajectory(summary, start.step)
+    yield from _rates(options, context.folder / "metrics.jsonl", start.step)
+
+    last = start.step + options.steps
+    checkpoints = steps_of(context.folder / CHECKPOINTS_FOLDER)
+    yield _checkpoints(options, checkpoints, last)
+    if last not in checkpoints:
+        return
+    draft = draft_on_cpu(options.model, options.sequence_length)
+    tied = bool(draft.decoder.enable_weight_tying)
+    shapes = {name: shape for name, shape in shapes_of(draft).items() if not (tied and name == "lm_head.weight")}
+    reader = FileSystemReader(checkpoints[last])
+    yield _parameters(reader, shapes, summary, tied=tied)
+    yield from _optimizer(options, reader, shapes, last)
+    if produces(options)["hf-model"] is True:
+        names = hf_names(shapes, draft.hf_parameters, tied=tied)
+        dtype = DTYPES[options.export_dtype or options.precision]
+        yield _exported(reader, StoredTensors(context.folder / MODEL_FOLDER), names, dtype)
+    yield from verify_rows(options, context, start, draft, read_weights(reader, list(shapes)))
+    yield from _data(options, context, start, checkpoints[last])
+
+
+def _data(options: PretrainOptions, context: StageContext, start: Start, checkpoint: Path) -> Iterator[Proof]:
+    """Where the data stands after the stage, and what the packer itself can prove of the samples consumed."""
+    packer, samples = options.data, options.steps * options.global_batch
+    wanted = (context, options.sequence_length, options.seed, start.position)
+    due = dict(packer.component.open(packer.options, *wanted).position(samples))
+    told = json.loads((checkpoint / POSITION_FILE).read_text(encoding="utf-8"))
+    wrong = [
+        f"'{key}' is {told.get(key)} and should be {due.get(key)}"
+        for key in sorted(due | told)
+        if due.get(key) != told.get(key)
+    ]
+    yield Proof.same(
+        "a next stage would go on behind the last sample",
+        len(wrong),
+        len(due),
+        of="positions",
+        note="; ".join(wrong[:3]),
+    )
+    if packer.component.verify is not None:
+        yield from packer.component.verify(packer.options, *wanted, samples)
+
+
+def _trajectory(summary: Mapping[str, Any], before: int) -> Proof:
+    first = int(summary["first_step"])
+    return Proof(
+        claim="it begins where the stage before it ended",
+        holds=first == before + 1,
+        measured=f"step {first:,}",
+        bound=f"step {before + 1:,}",
+        note="" if first == before + 1 else "the checkpoint it continues from has another step",
+    )
+
+
+def _rates(options: PretrainOptions, metrics: Path, before: int) -> Iterator[Proof]:
+    """The rate that the optimizer had in every step, and whether every step was made."""
+    logged: dict[int, float] = {}  # a stage that was interrupted made its last steps again
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if "step" in event:
+            logged[event["step"]] = event["lr"]
+    wanted = range(1, options.steps + 1)
+    missing = [step for step in wanted if step not in logged]
+    more = sorted(logged.keys() - set(wanted))
+    yield Proof.same(
+        "every step was made",
+        len(missing) + len(more),
+        options.steps,
+        of="steps",
+        note="; ".join(words for words in (_steps("missing", missing), _steps("beyond the last", more)) if words),
+    )
+    peak = max(group.settings["lr"] for group in options.optimizer.component.groups(options.optimizer.options))
+    whole = options.trajectory_steps or before + options.steps
+    schedule = options.schedule.component.factor
+    worst, place = -1.0, ""
+    for step in sorted(logged.keys() & set(wanted)):
+        rate = schedule(options.schedule.options, before + step, whole) * peak
+        off = abs(logged[step] - rate) / (rate or peak)
+        if off > worst:
+            worst, place = off, f"step {step} (of the trajectory: {before + step}): {logged[step]:.6g}, not {rate:.6g}"
+    yield Proof.within("learning rates are the schedule's", worst if place else float("nan"), RATE_BOUND, note=place)
+
+
+def _steps(what: str, steps: Sequence[int]) -> str:
+    return f"{what}: {', '.join(map(str, steps[:5]))}{' ...' if len(steps) > 5 else ''}" if steps else ""
+
+
+def _checkpoints(options: PretrainOptions, checkpoints: Mapping[int, Path], last: int) -> Proof:
+    """Complete by the checksums that were written with them; the last one is that of the last step."""
+    broken = [path.name for path in checkpoints.values() if not is_whole(path)]
+    if last not in checkpoints:
+        broken.append(f"step-{last}, which is not there")
+    return Proof.same(
+        "checkpoints are whole, up to the last step",
+        len(broken),
+        max(len(checkpoints), 1),
+        of="checkpoints",
+        note=", ".join(broken),
+    )
+
+
+def _parameters(reader: FileSystemReader, shapes: Shapes, summary: Mapping[str, Any], *, tied: bool) -> Proof:
+    """What lies in the checkpoint against what the components make and what the stage told."""
+    held = {
+        name: tuple(entry.size)
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+        and not name.startswith(NOT_WEIGHTS)
+        and not (tied and name == "lm_head.weight")
+    }
+    wrong = sorted(name for name in held.keys() | shapes.keys() if held.get(name) != shapes.get(name))
+    count = sum(torch.Size(shape).numel() for shape in held.values())
+    told = int(summary["parameters"])
+    return Proof(
+        claim="the checkpoint holds the model's parameters",
+        holds=not wrong and count == told,
+        measured=f"{count:,}",
+        bound=f"{told:,}",
+        note=f"other than the components make them: {', '.join(wrong[:5])}" if wrong else "",
+    )
+
+
+def _optimizer(options: PretrainOptions, reader: FileSystemReader, shapes: Shapes, last: int) -> Iterator[Proof]:
+    """The settings that the optimizer had for each parameter when it was saved, against the recipe's groups."""
+    use = options.optimizer
+    groups = use.component.groups(use.options)
+    whole = options.trajectory_steps or last
+    # What is saved is the rate of the step to come.
+    factor = options.schedule.component.factor(options.schedule.options, min(last + 1, whole), whole)
+    saved = _settings(reader)
+    wrong, compared, decays = [], 0, list[tuple[str, Any, Any]]()
+    for name in shapes:
+        group = next((group for group in groups if re.search(group.pattern, name)), None)
+        if group is None:
+            wrong.append(f"{name} is in no group")
+            continue
+        for key, value in group.settings.items():
+            wanted = value * factor if key == "lr" else value
+            found = saved.get(f"{name}.{key}", "missing")
+            compared += 1
+            if not _equal(found, wanted):
+                wrong.append(f"{key} of {name} is {found} and not {wanted}")
+            if key == "weight_decay":
+                decays.append((name, found, wanted))
+    yield Proof.same(
+        "optimizer settings are the recipe's", len(wrong), compared, of="settings", note="; ".join(wrong[:3])
+    )
+    if decays:
+        other = [name for name, found, wanted in decays if (found != 0) != (wanted != 0)]
+        spared = sum(1 for _, found, _ in decays if found == 0)
+        yield Proof(
+            claim="weight decay is on exactly its parameters",
+            holds=not other,
+            measured=f"{len(decays) - spared} with, {spared} without",
+            bound=f"{sum(1 for *_, wanted in decays if wanted)} with, {sum(1 for *_, wanted in decays if not wanted)} "
+            "without",
+            note=", ".join(other[:5]),
+        )
+
+
+def _settings(reader: FileSystemReader) -> dict[str, Any]:
+    """What a checkpoint says of the optimizer's groups: ``parameter.setting`` -> value."""
+    prefix = "optimizer.param_groups."
+    held = reader.read_metadata().state_dict_metadata
+    state: dict[str, Any] = dict.fromkeys(name for name in held if name.startswith(prefix))
+    _load(reader, state)
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float) and isinstance(found, (int, float)):
+        return abs(found - wanted) <= RATE_BOUND * abs(wanted)
+    return bool(list(found) == list(wanted)) if isinstance(wanted, (list, tuple)) else bool(found == wanted)
+
+
+def _exported(reader: FileSystemReader, stored: StoredTensors, names: Mapping[str, str], dtype: torch.dtype) -> Proof:
+    """Every tensor of the Hugging Face folder against the checkpoint's, bit for bit after the cast."""
+    held = reader.read_metadata().state_dict_metadata
+    there = set(stored.names)
+    wrong = [f"{name} is one too many" for name in sorted(there - set(names.values()))]
+    for part in _parts(names, held):
+        for titan, tensor in read_weights(reader, part).items():
+            name = names[titan]
+            if name not in there:
+                wrong.append(f"{name} is missing")
+            elif not _same_bits(stored.read(name), tensor.to(dtype)):
+                wrong.append(f"{name} is not {titan}")
+    return Proof.same(
+        "model/ is the last checkpoint, bit for bit",
+        len(wrong),
+        len(there | set(names.values())),
+        of="tensors",
+        note=", ".join(wrong[:5]),
+    )
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+def _parts(names: Mapping[str, str], held: Mapping[str, Any]) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for name in names:
+        nbytes = held[name].size.numel() * held[name].properties.dtype.itemsize if name in held else 0
+        if part and size + nbytes > AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += nbytes
+    if part:
+        yield part
+
+
+def read_weights(reader: FileSystemReader, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint by name, in the type in which they were saved."""
+    held = reader.read_metadata().state_dict_metadata
+    weights = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name in names
+        if isinstance(entry := held.get(name), TensorStorageMetadata)
+    }
+    _load(reader, weights)
+    return weights
+
+
+def _load(reader: FileSystemReader, state: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant here
+        dcp.load(state, storage_reader=FileSystemReader(reader.path), no_dist=True)

@@ -1,0 +1,1 @@
+"""What ``smolrecipe verify`` proves of a model that TRL trained, by plain transformers and an independent reading."""
