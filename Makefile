@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test check isolation clean
+.PHONY: install run verify test check isolation clean
 
 install: $(INSTALLED)
 
@@ -17,6 +17,10 @@ $(INSTALLED): pyproject.toml
 
 run: $(INSTALLED)
 	$(BIN)/smolrecipe run recipes/smollm3-tiny.yaml
+
+# What `make run` has made, proven claim by claim.
+verify: $(INSTALLED)
+	$(BIN)/smolrecipe verify runs/smollm3-tiny
 
 test: $(INSTALLED)
 	$(BIN)/pytest tests --ignore tests/plugins

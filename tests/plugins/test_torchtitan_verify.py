@@ -50,10 +50,12 @@ ALWAYS = [
     "optimizer settings are the recipe's",
     "weight decay is on exactly its parameters",
     "model/ is the last checkpoint, bit for bit",
+    "config.json is the recipe's model",
     "labels: no first token of a document, no padding",
     "the end of a document is learned",
     "inputs are the rows' tokens",
 ]
+POSITION = "a next stage would go on behind the last sample"
 APART = ["documents do not see each other", "though a document sees itself"]
 
 
@@ -76,7 +78,7 @@ def proofs_of(published: Path, name: str, options: PretrainOptions, artifact: Pa
 )
 def test_all_holds_of_what_was_trained(published: Path, name: str, options: PretrainOptions, more: list[str]) -> None:
     proofs = proofs_of(published, name, options)
-    assert list(proofs) == ALWAYS + more
+    assert list(proofs) == [*ALWAYS, *more, POSITION]
     assert [(claim, proof.note) for claim, proof in proofs.items() if not proof.holds] == []
     assert proofs["weight decay is on exactly its parameters"].measured == "19 with, 1 without"
 
@@ -139,6 +141,14 @@ def drop(weights: dict[str, torch.Tensor]) -> None:
     weights["extra"] = weights.pop("model.norm.weight")
 
 
+def edit_json(file: str, **changes: Any) -> Callable[[Path], None]:
+    def damage(artifact: Path) -> None:
+        path = artifact / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return damage
+
+
 def flip_bit(artifact: Path) -> None:
     path = artifact / "checkpoints" / f"step-{STEPS}" / "__0_0.distcp"
     content = bytearray(path.read_bytes())
@@ -165,6 +175,16 @@ EXPORT = "model/ is the last checkpoint, bit for bit"
         (flip_bit, WHOLE, f"step-{STEPS}"),
         (edit_weights(last_bit), EXPORT, "model.layers.1.mlp.up_proj.weight is not layers.1.feed_forward.w3.weight"),
         (edit_weights(interleave), EXPORT, "model.layers.0.self_attn.q_proj.weight"),
+        (
+            edit_json("model/config.json", no_rope_layers=[1, 0], rope_parameters={}),
+            "config.json is the recipe's model",
+            "no_rope_layers is [1, 0], in the recipe [1, 1]",
+        ),
+        (
+            edit_json(f"checkpoints/step-{STEPS}/data_position.json", **{"made-up": 7}),
+            POSITION,
+            "'made-up' is 7 and should be",
+        ),
         (edit_weights(drop), EXPORT, "extra is one too many, model.norm.weight is missing"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,11 @@ def _row(target: str, proof: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print(found: Sequence[Mapping[str, Any]]) -> None:
-    rows, last = [], None
-    for row in found:
-        shown = "" if row["target"] == last else row["target"]
-        last = row["target"]
-        rows.append((shown, row["claim"], row["measured"], row["bound"], "holds" if row["holds"] else "FAILS"))
-    print_table(("stage", "claim", "measured", "bound", ""), rows)
+    """One table for each target, what fails once more with its note, and the count."""
+    for target, rows in groupby(found, key=lambda row: row["target"]):
+        lines = [("holds" if row["holds"] else "FAILS", row["claim"], row["measured"], row["bound"]) for row in rows]
+        print_table(("", "claim", "measured", "bound"), lines, title=target)
+        click.echo()
     for row in found:
         if not row["holds"]:
             click.echo(f"{row['target']}: {row['claim']}: does not hold. {row['note'] or row['measured']}")

@@ -18,7 +18,7 @@ from smolrecipe import Proof, StageContext
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from smolrecipe_torchtitan.checkpoints import is_whole, steps_of
 from smolrecipe_torchtitan.checks import produces
-from smolrecipe_torchtitan.hugging_face import DTYPES, hf_names
+from smolrecipe_torchtitan.hugging_face import DTYPES, config_differences, hf_names
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.proofs.cpu_model import draft_on_cpu, shapes_of
 from smolrecipe_torchtitan.proofs.rows import verify_rows
@@ -54,8 +54,21 @@ def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
         names = hf_names(shapes, draft.hf_parameters, tied=tied)
         dtype = DTYPES[options.export_dtype or options.precision]
         yield _exported(reader, StoredTensors(context.folder / MODEL_FOLDER), names, dtype)
+        yield _configured(options, context.folder / MODEL_FOLDER)
     yield from verify_rows(options, context, start, draft, read_weights(reader, list(shapes)))
     yield from _data(options, context, start, checkpoints[last])
+
+
+def _configured(options: PretrainOptions, folder: Path) -> Proof:
+    """Whether readers of ``config.json`` build the model that was trained."""
+    wanted = options.model.to_hf()
+    wrong = [
+        f"{key} is {there!r}, in the recipe {asked!r}"
+        for key, (there, asked) in config_differences(folder, wanted).items()
+    ]
+    lacking = sorted(wanted.keys() - json.loads((folder / "config.json").read_text(encoding="utf-8")).keys())
+    wrong += [f"{key} is missing" for key in lacking]
+    return Proof.same("config.json is the recipe's model", len(wrong), len(wanted), of="keys", note="; ".join(wrong))
 
 
 def _data(options: PretrainOptions, context: StageContext, start: Start, checkpoint: Path) -> Iterator[Proof]:
