@@ -86,9 +86,23 @@ def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Pa
             assert not foreign, f"{file.relative_to(repository)} imports {foreign}"
 
 
-def test_only_the_command_line_knows_the_registry(repository: Path) -> None:
+PUBLIC = (
+    "smolrecipe",
+    *(f"smolrecipe.{name}" for name in ("data", "model", "options", "preference", "stage", "testing")),
+)
+
+
+def test_plugins_use_what_strangers_may_use(repository: Path) -> None:
+    """Of the core, plugins import its contract alone; types of hook arguments may come from anywhere in it."""
+    for file in (repository / "plugins").rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "smolrecipe":
+                assert node.module in PUBLIC, f"{file.relative_to(repository)}:{node.lineno} imports {node.module}"
+
+
+def test_only_the_command_line_and_the_kit_know_the_registry(repository: Path) -> None:
     for file in (repository / "core").rglob("*.py"):
-        if "cli" not in file.parts:
+        if not {"cli", "testing"} & set(file.parts):
             assert "smolrecipe_registry" not in file.read_text(), file
 
 

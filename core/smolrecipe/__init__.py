@@ -20,7 +20,7 @@ from smolrecipe.components import (
     Tracker,
 )
 from smolrecipe.data import TokenRow, TokenRows
-from smolrecipe.errors import Place, Problem, RecipeError, StageError, UserError
+from smolrecipe.errors import Place, Problem, RecipeError, StageError, UserError, near_miss
 from smolrecipe.hookspecs import hookimpl
 from smolrecipe.model import HfConfig, ModelDraft
 from smolrecipe.options import Model, StageRef, Use, option
@@ -65,5 +65,6 @@ __all__ = [
     "UserError",
     "__version__",
     "hookimpl",
+    "near_miss",
     "option",
 ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from attrs import Factory, define, frozen
 
 from smolrecipe.components import KINDS, Component
-from smolrecipe.errors import UserError
+from smolrecipe.errors import UserError, near_miss
 
 C = TypeVar("C", bound=Component)
 
@@ -32,12 +31,6 @@ class Provider:
 
 class UnknownComponentError(UserError):
     """A name that no plugin, or more than one, offers."""
-
-
-def near_miss(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known word that looks most like ``word``, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 @define

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
@@ -36,6 +36,9 @@ class Component:
     ``missing(options)`` yields one for each thing that they point at and that is not on this machine, such as a file:
     the recipe is valid, and only running it here is refused. Both must be quick and import no engine.
 
+    ``example`` has options as a recipe writes them, as few as make one: what the reference shows and what the
+    conformance kit tries the component with.
+
     ``requires`` names the top-level modules that running it imports and that a plain installation lacks, ``extra`` the
     extra (of the plugin's distribution) that installs them: a recipe that uses the component where they are missing is
     refused with that remedy.
@@ -49,6 +52,7 @@ class Component:
     missing: Callable[[Any], Iterable[str]] = _nothing
     requires: tuple[str, ...] = ()
     extra: str = ""
+    example: Mapping[str, Any] = Factory(dict)
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,3 +61,9 @@ class StageError(UserError):
     Stage code raises it for everything that is not a bug: an empty data set, a tokenizer that does not fit the model,
     a loss that is no longer finite. Any other exception is reported as a crash, with the path of the log.
     """
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known word that looks most like ``word``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

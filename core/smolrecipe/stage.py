@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +14,12 @@ from attrs import Factory, frozen
 
 from smolrecipe.errors import StageError
 from smolrecipe.options import StageRef
+
+STAGE_FILE = "stage.json"
+"""In a published artifact: resolved options, parents, versions, timings, measures, summary."""
+
+METRICS_FILE = "metrics.jsonl"
+"""In every stage's folder: one line for each event that it reported."""
 
 MODEL_FOLDER = "model"
 """Where an artifact keeps its Hugging Face checkpoint: safetensors, ``config.json``, tokenizer and chat template."""
@@ -75,6 +85,15 @@ class StageContext:
             raise StageError(f"stage '{ref.stage}' published no '{path.relative_to(root)}' ({root})")
         return path
 
+    def record(self) -> Mapping[str, Any]:
+        """What ``stage.json`` says of the published artifact in ``folder``: for a stage kind's ``verify``."""
+        record: Mapping[str, Any] = json.loads((self.folder / STAGE_FILE).read_text(encoding="utf-8"))
+        return record
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the stage in ``folder`` has reported so far, or ever: steps with their metrics, and sentences."""
+        return read_events(self.folder / METRICS_FILE)
+
     def progress(self, step: int, steps: int, **metrics: float) -> None:
         """Report that ``step`` of ``steps`` is done, with its metrics (loss, learning rate, tokens per second)."""
         if self.rank == 0:
@@ -84,3 +103,28 @@ class StageContext:
         """Report a sentence about what the stage is doing or has found, for the terminal and the log."""
         if self.rank == 0:
             self.report({"message": message})
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a ``metrics.jsonl``; a line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the one that started it dies, so that no orphan writes a stage.
+
+    For processes that a stage starts itself; call it first thing in them. Only Linux has it; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

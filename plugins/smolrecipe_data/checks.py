@@ -8,8 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from smolrecipe import Problem, StageRef, Use
-from smolrecipe.catalog import near_miss
+from smolrecipe import Problem, StageRef, Use, near_miss
 from smolrecipe.options import walk
 from smolrecipe_data.options import (
     MixtureOptions,

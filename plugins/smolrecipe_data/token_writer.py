@@ -18,7 +18,7 @@ from datatrove.pipeline.readers.parquet import ParquetReader  # noqa: TID253
 from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer  # noqa: TID253
 
 from smolrecipe import StageError
-from smolrecipe.running.process import die_with_parent
+from smolrecipe.stage import die_with_parent
 
 _DOCUMENTS_AT_A_TIME = 1000
 

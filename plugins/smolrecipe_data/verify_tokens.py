@@ -105,7 +105,7 @@ def _end_of_document(options: TokenizeOptions, tokenizer_folder: Path) -> str:
 
 def _totals(options: TokenizeOptions, context: StageContext, files: dict[tuple[str, str], list[RawFile]]) -> Proof:
     """The counts that the stage published, source by source, are those of the files."""
-    summary = json.loads((context.folder / "stage.json").read_text())["summary"]
+    summary = context.record()["summary"]
     wrong = []
     counts = 0
     sums: dict[str, int] = {}

@@ -22,8 +22,7 @@ from transformers import (  # noqa: TID253
     PreTrainedTokenizerBase,
 )
 
-from smolrecipe import Artifact, Measure, StageContext, StageError
-from smolrecipe.catalog import near_miss
+from smolrecipe import Artifact, Measure, StageContext, StageError, near_miss
 from smolrecipe_lm_eval import EvaluateOptions, problems
 from smolrecipe_lm_eval.scores import Score, results_by_task, scores_of
 

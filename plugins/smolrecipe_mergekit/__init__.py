@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl
-from smolrecipe.catalog import near_miss
+from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl, near_miss
 from smolrecipe_mergekit.methods import METHODS, problems
 from smolrecipe_mergekit.options import MergeOptions
 

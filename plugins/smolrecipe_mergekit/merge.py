@@ -19,8 +19,7 @@ from mergekit.options import MergeOptions as EngineOptions  # noqa: TID253
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM  # noqa: TID253
 
-from smolrecipe import Artifact, StageContext, StageError
-from smolrecipe.catalog import near_miss
+from smolrecipe import Artifact, StageContext, StageError, near_miss
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_mergekit.members import WEIGHT_SUFFIXES, Checkpoint, common_dtype, compare, read, weight_files
 from smolrecipe_mergekit.methods import Method, normalizes, problems, uses_base, weights_of

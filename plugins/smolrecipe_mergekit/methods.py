@@ -11,7 +11,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from smolrecipe.catalog import near_miss
+from smolrecipe import near_miss
 from smolrecipe_mergekit.options import MemberOptions, MergeOptions
 
 Base = Literal["required", "optional", "ignored", "forbidden"]

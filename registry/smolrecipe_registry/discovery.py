@@ -20,9 +20,9 @@ import pluggy
 from attrs import Factory, define
 
 from smolrecipe import hookspecs
-from smolrecipe.catalog import Catalog, Provider, near_miss
+from smolrecipe.catalog import Catalog, Provider
 from smolrecipe.components import Component
-from smolrecipe.errors import RecipeError
+from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.hookspecs import PROJECT
 
 GROUP = "smolrecipe"

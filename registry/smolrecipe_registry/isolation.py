@@ -16,8 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from smolrecipe.catalog import near_miss
-from smolrecipe.errors import RecipeError
+from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe_registry.discovery import GROUP, RESTRICTION
 
 ALONE = "SMOLRECIPE_ALONE"

@@ -30,7 +30,7 @@ from attrs import define, evolve, field, frozen
 from smolrecipe import StageContext, TokenRow, TokenRows, Use
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.structure import structure
-from smolrecipe.running.process import die_with_parent
+from smolrecipe.stage import die_with_parent
 from smolrecipe_registry.discovery import load_registry
 from smolrecipe_torchtitan.device import use_device
 

@@ -34,7 +34,8 @@ from smolrecipe import (
     StageRef,
     Use,
 )
-from smolrecipe.running.metrics import MetricsWriter, read_metrics
+from smolrecipe.running.metrics import MetricsWriter
+from smolrecipe.stage import read_events
 from smolrecipe_trl import (
     Parallelism,
     PreferenceOptions,
@@ -242,7 +243,7 @@ def edit_json(path: Path, edit: Callable[[Any], None]) -> None:
 def edit_steps(folder: Path, edit: Callable[[dict[str, Any]], None] | None, step: int) -> None:
     """Change the line of a step in the metrics, or drop it."""
     path = folder / "metrics.jsonl"
-    events = read_metrics(path)
+    events = read_events(path)
     for event in [event for event in events if event.get("step") == step]:
         if edit is None:
             events.remove(event)

@@ -16,7 +16,8 @@ from smolrecipe.options import Model, Use, yaml_key
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import iterate_uses
-from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE
+from smolrecipe.running.store import MANIFEST_FILE
+from smolrecipe.stage import STAGE_FILE
 
 
 @click.command()

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from smolrecipe.catalog import near_miss
-from smolrecipe.errors import RecipeError
+from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
 from smolrecipe.recipe.compose import compose

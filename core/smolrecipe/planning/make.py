@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from smolrecipe.catalog import Catalog, near_miss
+from smolrecipe.catalog import Catalog
 from smolrecipe.components import KINDS
-from smolrecipe.errors import Problem, RecipeError
+from smolrecipe.errors import Problem, RecipeError, near_miss
 from smolrecipe.options import Model, walk
 from smolrecipe.planning.digest import stage_digest
 from smolrecipe.planning.plan import Plan, PlannedStage, Reference, references

@@ -15,8 +15,9 @@ import attrs
 from cattrs import ClassValidationError, Converter, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
-from smolrecipe.catalog import Catalog, near_miss
+from smolrecipe.catalog import Catalog
 from smolrecipe.components import KINDS, Component, ModelComponent
+from smolrecipe.errors import near_miss
 from smolrecipe.options import Model, StageRef, Use, yaml_key
 from smolrecipe.recipe.nodes import PlacedText
 from smolrecipe.recipe.outside import is_folder, is_outside

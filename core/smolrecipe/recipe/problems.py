@@ -15,8 +15,8 @@ from cattrs import (
     IterableValidationNote,
 )
 
-from smolrecipe.catalog import UnknownComponentError, near_miss
-from smolrecipe.errors import Place, Problem
+from smolrecipe.catalog import UnknownComponentError
+from smolrecipe.errors import Place, Problem, near_miss
 from smolrecipe.options import walk, yaml_key
 from smolrecipe.recipe.converter import OWNER
 from smolrecipe.recipe.nodes import Path_

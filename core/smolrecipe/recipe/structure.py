@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 from cattrs import Converter
 
-from smolrecipe.catalog import Catalog, near_miss
+from smolrecipe.catalog import Catalog
 from smolrecipe.components import KINDS, Launcher, StageKind, Tracker
-from smolrecipe.errors import Problem, RecipeError
+from smolrecipe.errors import Problem, RecipeError, near_miss
 from smolrecipe.options import Model, Use, walk
 from smolrecipe.recipe.converter import describe, make_converter
 from smolrecipe.recipe.nodes import Node, Path_, merge, places, plain

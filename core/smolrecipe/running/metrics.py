@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smolrecipe.stage import read_events
+
 
 class MetricsWriter:
     """Appends events. A resumed stage goes back some steps: lines of steps that are done again are dropped."""
@@ -31,23 +33,10 @@ class MetricsWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-        kept = [event for event in read_metrics(self._path) if event.get("step", -1) < step]
+        kept = [event for event in read_events(self._path) if event.get("step", -1) < step]
         beside = self._path.with_suffix(".new")
         beside.write_text("".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept), encoding="utf-8")
         beside.replace(self._path)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; a line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
 
 
 class MetricsFollower:

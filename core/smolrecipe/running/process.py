@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from smolrecipe.stage import die_with_parent
+
 _POLL_SECONDS = 0.1
 GRACE_SECONDS = 15.0
 """How long an interrupted stage may take to end by itself before it is killed."""
@@ -46,12 +45,6 @@ def run_processes(
             raise
     each_poll()
     return code
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when the one that started it dies, so that no orphan writes a stage."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

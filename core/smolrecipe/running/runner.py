@@ -17,10 +17,11 @@ from smolrecipe.errors import StageError, UserError
 from smolrecipe.options import Use, walk
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.converter import unstructure
-from smolrecipe.running.metrics import MetricsFollower, read_metrics
+from smolrecipe.running.metrics import MetricsFollower
 from smolrecipe.running.process import run_processes
-from smolrecipe.running.store import LOG_FILE, METRICS_FILE, RunStore
+from smolrecipe.running.store import LOG_FILE, RunStore
 from smolrecipe.running.task import CONTROL_FILES, FAILURE_FILE, RESULT_FILE, Task
+from smolrecipe.stage import METRICS_FILE, read_events
 
 WORKER = ("smolrecipe", "_stage")
 """The Python module, with its command, that runs a task file in a stage's process."""
@@ -162,7 +163,7 @@ class Runner:
 
 
 def _last_step(metrics: Path) -> int | None:
-    steps = [event["step"] for event in read_metrics(metrics) if "step" in event]
+    steps = [event["step"] for event in read_events(metrics) if "step" in event]
     return steps[-1] if steps else None
 
 

@@ -26,10 +26,9 @@ from attrs import frozen
 
 from smolrecipe.errors import RecipeError, StageError
 from smolrecipe.planning.plan import PlannedStage
+from smolrecipe.stage import STAGE_FILE
 
-STAGE_FILE = "stage.json"
 MANIFEST_FILE = "manifest.json"
-METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 
 

@@ -17,10 +17,9 @@ from smolrecipe.errors import UserError
 from smolrecipe.options import Use
 from smolrecipe.recipe.converter import make_converter
 from smolrecipe.running.metrics import MetricsWriter
-from smolrecipe.running.process import die_with_parent
-from smolrecipe.running.store import METRICS_FILE, write_json
+from smolrecipe.running.store import write_json
 from smolrecipe.running.task import FAILURE_FILE, RESULT_FILE, Task
-from smolrecipe.stage import StageContext
+from smolrecipe.stage import METRICS_FILE, StageContext, die_with_parent
 
 
 def run_task(task: Task, catalog: Catalog, hook: Any) -> int:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from attrs import frozen
 
 from smolrecipe.errors import RecipeError
-from smolrecipe.running.store import MANIFEST_FILE, STAGE_FILE
+from smolrecipe.running.store import MANIFEST_FILE
+from smolrecipe.stage import STAGE_FILE
 
 CONFIG_FILE = "config.json"
 

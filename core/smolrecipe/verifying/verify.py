@@ -18,8 +18,7 @@ from smolrecipe.options import Use
 from smolrecipe.proof import Proof
 from smolrecipe.recipe.converter import make_converter
 from smolrecipe.recipe.problems import structuring_problems
-from smolrecipe.running.store import STAGE_FILE
-from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, StageContext
+from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, STAGE_FILE, StageContext
 from smolrecipe.verifying.from_config import read_model, unlike
 from smolrecipe.verifying.integrity import files_as_published
 from smolrecipe.verifying.targets import CONFIG_FILE, Target, is_artifact, parent_folders, read_record

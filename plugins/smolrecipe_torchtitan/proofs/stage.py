@@ -34,10 +34,10 @@ AT_ONCE = 10**9
 
 def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
     """Yield what is found of the stage that ``context.folder`` holds."""
-    summary = json.loads((context.folder / "stage.json").read_text(encoding="utf-8"))["summary"]
+    summary = context.record()["summary"]
     start = find_start(options, context)
     yield _trajectory(summary, start.step)
-    yield from _rates(options, context.folder / "metrics.jsonl", start.step)
+    yield from _rates(options, context, start.step)
 
     last = start.step + options.steps
     checkpoints = steps_of(context.folder / CHECKPOINTS_FOLDER)
@@ -104,11 +104,10 @@ def _trajectory(summary: Mapping[str, Any], before: int) -> Proof:
     )
 
 
-def _rates(options: PretrainOptions, metrics: Path, before: int) -> Iterator[Proof]:
+def _rates(options: PretrainOptions, context: StageContext, before: int) -> Iterator[Proof]:
     """The rate that the optimizer had in every step, and whether every step was made."""
     logged: dict[int, float] = {}  # a stage that was interrupted made its last steps again
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
+    for event in context.events():
         if "step" in event:
             logged[event["step"]] = event["lr"]
     wanted = range(1, options.steps + 1)

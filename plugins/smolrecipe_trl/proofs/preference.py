@@ -13,8 +13,6 @@ from attrs import evolve, frozen
 from transformers import PreTrainedModel, PreTrainedTokenizerBase  # noqa: TID253
 
 from smolrecipe import Loss, PreferenceBatch, PreferenceLoss, Proof, Source, StageContext, Use
-from smolrecipe.running.metrics import read_metrics
-from smolrecipe.running.store import METRICS_FILE
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.conversations import Pair, pair
 from smolrecipe_trl.options import PreferenceOptions
@@ -37,7 +35,6 @@ from smolrecipe_trl.proofs.training import (
     load_published_tokenizer,
     measures_match,
     read_held_out,
-    read_record,
     token_log_probs,
     verify_rate,
     verify_tokenizer,
@@ -68,7 +65,7 @@ class AskedPair:
 
 def verify_preference(options: PreferenceOptions, context: StageContext) -> Iterator[Proof]:
     """Check a published aligned model against its options. Works on a CPU; takes two copies of the model."""
-    record = read_record(context.folder)
+    record = context.record()
     yield from verify_rate(options, context, plan_steps(record["summary"]["pairs"], options))
     tokenizer = load_published_tokenizer(context.folder)
     yield from verify_tokenizer(options, context, tokenizer)
@@ -193,7 +190,7 @@ def _first_step(options: PreferenceOptions, context: StageContext) -> Iterator[P
     """Before its first update, the policy is its reference."""
     if not options.loss.component.needs_reference:
         return
-    first = next((event for event in read_metrics(context.folder / METRICS_FILE) if event.get("step") == 1), {})
+    first = next((event for event in context.events() if event.get("step") == 1), {})
     found, expected = float(first.get("loss", math.nan)), unmoved_loss(options.loss)
     bound = 1e-2  # kernels with and without a gradient may round otherwise, and bfloat16 rounds a lot
     if options.precision == "float32" and options.parallelism.device == "cpu":

@@ -30,7 +30,6 @@ from smolrecipe_trl.proofs.training import (
     load_published_tokenizer,
     measures_match,
     read_held_out,
-    read_record,
     token_log_probs,
     verify_rate,
     verify_tokenizer,
@@ -44,7 +43,7 @@ _COUNTED_TOKENS = 5_000_000
 
 def verify_sft(options: SftOptions, context: StageContext) -> Iterator[Proof]:
     """Check a published fine-tuned model against its options. Works on a CPU; takes one copy of the model."""
-    record = read_record(context.folder)
+    record = context.record()
     summary = record["summary"]
     yield from verify_rate(options, context, plan_steps(summary["training_rows"], options))
     tokenizer = load_published_tokenizer(context.folder)

@@ -15,9 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: TID253
 
 from smolrecipe import Proof, StageContext
-from smolrecipe.running.metrics import read_metrics
-from smolrecipe.running.store import METRICS_FILE, STAGE_FILE
-from smolrecipe.stage import MODEL_FOLDER
+from smolrecipe.stage import METRICS_FILE, MODEL_FOLDER
 from smolrecipe_trl.chat_templates import template_name, template_text
 from smolrecipe_trl.held_out import HELD_OUT_FILE
 from smolrecipe_trl.options import TrainingOptions
@@ -28,15 +26,9 @@ _OPERATIONS = 5e13
 """Floating point operations of one check: some minutes on a CPU, all held-out rows of a small model."""
 
 
-def read_record(folder: Path) -> Mapping[str, Any]:
-    """What the artifact's ``stage.json`` says."""
-    record: Mapping[str, Any] = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
-    return record
-
-
 def verify_rate(options: TrainingOptions, context: StageContext, steps: Steps) -> Iterator[Proof]:
     """The learning rate of every step against the schedule, and that there is one line for each step."""
-    logged = [event for event in read_metrics(context.folder / METRICS_FILE) if "step" in event]
+    logged = [event for event in context.events() if "step" in event]
     numbers = [int(event["step"]) for event in logged]
     wanted = list(range(1, steps.run + 1))
     broken = next((place for place, pair in enumerate(zip(numbers, wanted, strict=False)) if pair[0] != pair[1]), None)
