@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run verify test check isolation clean
+.PHONY: install run verify test strangers check isolation docs clean
 
 install: $(INSTALLED)
 
@@ -22,13 +22,26 @@ run: $(INSTALLED)
 verify: $(INSTALLED)
 	$(BIN)/smolrecipe verify runs/smollm3-tiny
 
+# What strangers rely on, and what takes longest: the conformance kit against its mutants, packages installed into
+# environments of their own, tutorials word for word.
+STRANGERS := tests/core/testing tests/pipeline/test_examples.py tests/pipeline/test_scaffold_installed.py \
+	tests/test_tutorials.py
+
+strangers: $(INSTALLED)
+	$(BIN)/pytest $(STRANGERS)
+
 test: $(INSTALLED)
-	$(BIN)/pytest tests --ignore tests/plugins
+	$(BIN)/pytest tests --ignore tests/plugins $(STRANGERS:%=--ignore %)
 	$(BIN)/python -m smolrecipe_registry.isolation --all -q
 
-# One plugin with nothing but the core and the registry: `make isolation PLUGIN=apo`.
+# One plugin's tests and conformance checks with nothing but the core, the registry and what the plugin declares:
+# `make isolation PLUGIN=apo`.
 isolation: $(INSTALLED)
 	$(BIN)/python -m smolrecipe_registry.isolation $(or $(PLUGIN),--all) -q
+
+# The reference of the built-in plugins, written anew; `make test` fails where it is stale.
+docs: $(INSTALLED)
+	$(BIN)/python -m smolrecipe_registry.reference docs/reference
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from smolrecipe import hookspecs
+from smolrecipe.testing.package import clashes
 
 ENGINES = {"torch", "transformers", "trl", "mergekit", "torchtitan", "datasets", "datatrove", "lm_eval", "accelerate"}
 HOOKS = sorted(name for name, value in vars(hookspecs).items() if hasattr(value, "smolrecipe_spec"))
@@ -55,21 +56,8 @@ def test_light_modules_import_no_engine(repository: Path) -> None:
 
 def test_no_module_of_a_plugin_bears_the_name_of_something_in_its_package(repository: Path) -> None:
     """Importing ``smolrecipe_x.run`` would replace a function ``run`` of ``smolrecipe_x`` by the module."""
-    clashes = []
-    for package in (repository / "plugins").glob("*/__init__.py"):
-        named = set()
-        for node in ast.parse(package.read_text()).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                named.add(node.name)
-            elif isinstance(node, ast.Assign):
-                named.update(target.id for target in node.targets if isinstance(target, ast.Name))
-            elif isinstance(node, ast.ImportFrom):
-                named.update(alias.asname or alias.name for alias in node.names if node.module != package.parent.name)
-        modules = {path.stem for path in package.parent.glob("*.py")} | {
-            path.name for path in package.parent.glob("*/")
-        }
-        clashes += [f"{package.parent.name}.{name}" for name in sorted(named & modules)]
-    assert clashes == []
+    packages = [file.parent for file in (repository / "plugins").glob("*/__init__.py")]
+    assert [f"{package.name}.{name}" for package in packages for name in clashes(package)] == []
 
 
 def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Path) -> None:

@@ -40,6 +40,8 @@ class Catalog:
     _offers: dict[type[Component], dict[str, list[tuple[Component, Provider]]]] = Factory(dict)
     set_aside: dict[str, str] = Factory(dict)
     """Plugins that could not be loaded, with the reason, for messages about names that nobody offers."""
+    loaded: dict[str, Provider] = Factory(dict)
+    """All loaded plugins by name, those that offer no component included."""
 
     def add(self, component: Component, provider: Provider) -> None:
         """Enter what ``provider`` offers."""

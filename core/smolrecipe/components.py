@@ -139,7 +139,14 @@ class ModelComponent(Component):
 
     ``after`` names components whose work this one builds on: where a recipe has both, it lists them first.
     ``check_draft(options, draft)`` yields a sentence for each reason why the component cannot be part of what the draft
-    is built for (device, sequence length, context parallelism); there is no decoder in it yet.
+    is built for (device, sequence length, context or tensor parallelism); there is no decoder in it yet.
+
+    ``apply`` depends on the draft and the options alone, shares no config object between drafts or layers, refuses a
+    draft without a decoder unless it makes one, and applied a second time gives the same model or a ``StageError``.
+    What it leaves is a causal model of torchtitan modules that FSDP2 and, unless ``check_draft`` refuses it, tensor
+    parallelism can shard; parameters that it brings have a name in ``draft.hf_parameters`` where there is a ``to_hf``.
+    The conformance kit tries it on a decoder of 4 layers, width 64, 4 heads and a vocabulary of 128, which its
+    ``example`` must fit.
     """
 
     apply: Callable[[ModelDraft, Any], None]
@@ -152,7 +159,10 @@ class ModelComponent(Component):
 
 @frozen(kw_only=True)
 class ParameterGroup:
-    """Parameters whose name matches the regular expression ``pattern`` get ``settings``; the first match wins."""
+    """Parameters in whose name the regular expression ``pattern`` is found get ``settings``; the first match wins.
+
+    It is looked for anywhere in the name, as ``re.search`` does.
+    """
 
     pattern: str
     settings: Mapping[str, Any]
@@ -163,8 +173,15 @@ class Optimizer(Component):
     """An optimizer: ``factory(options)`` returns its ``torch.optim.Optimizer`` class, ``groups(options)`` its parameter
     groups with the keyword arguments of each, ``lr`` among them.
 
-    Patterns are matched against the engine's parameter names, so they should know both torchtitan's
-    (``tok_embeddings.weight``) and Hugging Face's (``model.embed_tokens.weight``).
+    Patterns are looked for in the engine's parameter names, so they must know both torchtitan's
+    (``tok_embeddings.weight``) and Hugging Face's (``model.embed_tokens.weight``): together they take every parameter,
+    and each into the same settings by either name.
+
+    What ``factory`` returns is called with a list of torch's parameter groups, to which torchtitan adds
+    ``param_names``, and leaves them as they are. Steps take no closure, leave out parameters without a gradient, and
+    obey ``group["lr"]`` and ``group["weight_decay"]`` as they are then: at a rate of 0 nothing moves. A first step
+    makes all state there will be, with gradients of 0 too, in ``state[parameter]``: plain data, from which it resumes
+    bit for bit. Parameters may be DTensors, shared along their first dimension (FSDP2), and step as whole ones do.
     """
 
     factory: Callable[[Any], Any]
@@ -175,7 +192,9 @@ class Optimizer(Component):
 class Schedule(Component):
     """A learning-rate schedule: ``factor(options, step, steps)`` multiplies the peak rate in a step.
 
-    Steps count from 1; ``step`` and ``steps`` count over a whole trajectory, which may span stages.
+    Steps count from 1; ``step`` and ``steps`` count over a whole trajectory, which may span stages. Every step up to
+    ``steps`` has a finite factor of at least 0, however long the trajectory is, also where options count steps of their
+    own. It depends on nothing else, so that a resumed run sees the same rates; it takes no engine, and no time.
     """
 
     factor: Callable[[Any, int, int], float]
@@ -183,7 +202,7 @@ class Schedule(Component):
 
 @frozen(kw_only=True)
 class Loss(Component):
-    """A preference loss: ``loss(batch, options)`` is a plain function of tensors.
+    """A preference loss: ``loss(batch, options)`` is a plain function of tensors (see ``smolrecipe.preference``).
 
     With ``needs_reference=False`` no reference model is ever loaded and the batch's reference log-probabilities are
     ``None``.
@@ -195,11 +214,14 @@ class Loss(Component):
 
 @frozen(kw_only=True)
 class Source(Component):
-    """A data source: ``read(options)`` yields its rows, always in the same order.
+    """A data source: ``read(options)`` yields its rows one by one, always the same in the same order.
+
+    A row is new each time and holds JSON values only. Where the data are out of reach, because there is no network or
+    no such file, ``read`` raises a ``StageError``.
 
     ``yields(options)`` says their shape: ``"text"``, ``"chat"``, ``"preference"`` or ``"problem"`` (see
     ``smolrecipe.data``). ``fingerprint(options)`` identifies the data behind the options for the stage digest, without
-    reading all of it where that would be slow.
+    reading all of it where that would be slow; it is the same text as long as the data are the same.
     """
 
     read: Callable[[Any], Iterable[Mapping[str, Any]]]
@@ -212,7 +234,11 @@ class Packer(Component):
     """How token files become training samples.
 
     ``open(options, context, sequence_length, seed, start)`` returns the samples; ``start`` is the ``position`` that an
-    earlier stage ended at, or ``None``.
+    earlier stage ended at, or ``None``, and that stage's rows may have had another length. Inputs are only read.
+
+    A sample holds tokens of training documents and nothing that fills it up. A pass reads every token of a source once,
+    but for a tail that fills no row, before any is read again. Where documents end, their index says; no token does.
+    The conformance kit writes token files of the sources ``web`` and ``code`` for the stage that an ``example`` names.
 
     ``verify(options, context, sequence_length, seed, start, samples)`` compares the first ``samples`` samples of what
     ``open`` returns for the same arguments, which are those that a stage has trained on, with the token files and with
@@ -225,7 +251,12 @@ class Packer(Component):
 
 @frozen(kw_only=True)
 class Tracker(Component):
-    """Where metrics go besides ``metrics.jsonl``: ``open(options, context)`` returns ``log(event)`` for rank 0."""
+    """Where metrics go besides ``metrics.jsonl``: ``open(options, context)`` returns ``log(event)`` for rank 0.
+
+    ``log`` takes every event that a stage reports, with keys and numbers (``nan``) that it may not know, and leaves it
+    as it is. Files go below ``context.folder``. A stage that goes on after an interruption opens its trackers again, in
+    the folder that they have left, and reports some steps once more.
+    """
 
     open: Callable[[Any, StageContext], Callable[[Mapping[str, Any]], None]]
 
@@ -237,7 +268,8 @@ class Launcher(Component):
     ``capacity(options)`` says what it can start at most, ``None`` for what it cannot know; ``command(options, devices,
     worker)`` returns the command line that runs ``worker`` (a Python module with its arguments) in that many
     processes, each with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set where there are several.
-    ``environment(options, devices)`` is laid over this process' own for that command.
+    ``environment(options, devices)`` is laid over this process' own for that command. No shell reads the command; it
+    ends when all processes have, soon after one fails, and then not with 0.
     """
 
     capacity: Callable[[Any], Mapping[str, int] | None]

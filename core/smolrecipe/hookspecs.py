@@ -50,10 +50,20 @@ def smolrecipe_stages() -> Iterable[StageKind]:
 
     Example::
 
+        @frozen(kw_only=True)
+        class NoteOptions:
+            text: str = option(doc="what is written down")
+
+
+        def write(options, context):
+            (context.folder / "note.txt").write_text(options.text)
+            return Artifact(summary={"characters": len(options.text)})
+
+
         @smolrecipe.hookimpl
         def smolrecipe_stages():
-            yield StageKind(name="merge", summary="merge checkpoints", options=MergeOptions, run=run,
-                            produces=lambda options: {"hf-model": True})
+            yield StageKind(name="note", summary="write a note", options=NoteOptions, example={"text": "hello"},
+                            run=write, produces=lambda options: {"note": True})
     """
     raise NotImplementedError
 
@@ -64,10 +74,26 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
 
     Example::
 
+        @frozen(kw_only=True)
+        class NormEpsilonOptions:
+            eps: float = option(default=1e-5, more_than=0, doc="added to the mean square of the activations")
+
+
+        def apply(draft, options):
+            for layer in draft.layers("norm_epsilon"):
+                layer.attention_norm.eps = layer.ffn_norm.eps = options.eps
+            draft.decoder.norm.eps = options.eps
+
+
+        def to_hf(config, options):
+            config["rms_norm_eps"] = options.eps
+
+
         @smolrecipe.hookimpl
         def smolrecipe_model_components():
-            yield ModelComponent(name="nope", summary="no rotary embedding in every n-th layer",
-                                 source="arXiv:2501.18795", options=NopeOptions, apply=apply, to_hf=to_hf)
+            yield ModelComponent(name="norm_epsilon", summary="the epsilon of all RMS norms",
+                                 source="arXiv:1910.07467", options=NormEpsilonOptions, apply=apply, to_hf=to_hf,
+                                 after=("decoder",))
     """
     raise NotImplementedError
 
@@ -78,9 +104,22 @@ def smolrecipe_optimizers() -> Iterable[Optimizer]:
 
     Example::
 
+        @frozen(kw_only=True)
+        class SgdOptions:
+            lr: float = option(default=0.1, more_than=0, doc="peak learning rate, which the schedule multiplies")
+
+
+        def factory(options):
+            from torch.optim import SGD
+
+            return SGD
+
+
         @smolrecipe.hookimpl
         def smolrecipe_optimizers():
-            yield Optimizer(name="adamw", summary="AdamW", options=AdamWOptions, factory=factory, groups=groups)
+            yield Optimizer(name="sgd", summary="plain gradient descent", source="torch.optim.SGD",
+                            options=SgdOptions, factory=factory,
+                            groups=lambda options: [ParameterGroup(pattern=".*", settings={"lr": options.lr})])
     """
     raise NotImplementedError
 
@@ -93,7 +132,9 @@ def smolrecipe_schedules() -> Iterable[Schedule]:
 
         @smolrecipe.hookimpl
         def smolrecipe_schedules():
-            yield Schedule(name="constant", summary="the peak rate throughout", factor=lambda options, step, steps: 1.0)
+            yield Schedule(name="constant", summary="the peak rate throughout",
+                           source="torch.optim.lr_scheduler.ConstantLR, factor 1",
+                           factor=lambda options, step, steps: 1.0)
     """
     raise NotImplementedError
 
@@ -104,10 +145,23 @@ def smolrecipe_losses() -> Iterable[Loss]:
 
     Example::
 
+        @frozen(kw_only=True)
+        class CpoOptions:
+            beta: float = option(default=0.1, more_than=0, doc="scale of the rewards")
+
+
+        def cpo(batch, options):
+            from torch.nn.functional import logsigmoid
+
+            chosen, rejected = options.beta * batch.policy_chosen, options.beta * batch.policy_rejected
+            return PreferenceLoss(losses=-logsigmoid(chosen - rejected), chosen_rewards=chosen.detach(),
+                                  rejected_rewards=rejected.detach())
+
+
         @smolrecipe.hookimpl
         def smolrecipe_losses():
-            yield Loss(name="simpo", summary="SimPO", source="arXiv:2405.14734, equation 6", options=SimpoOptions,
-                       loss=simpo, needs_reference=False)
+            yield Loss(name="cpo", summary="contrastive preference optimization, without its cloning term",
+                       source="arXiv:2401.08417, L_prefer", options=CpoOptions, loss=cpo, needs_reference=False)
     """
     raise NotImplementedError
 
@@ -118,9 +172,19 @@ def smolrecipe_sources() -> Iterable[Source]:
 
     Example::
 
+        @frozen(kw_only=True)
+        class CountingOptions:
+            rows: int = option(default=100, at_least=1, doc="how many rows")
+
+
+        def read(options):
+            for number in range(options.rows):
+                yield {"text": f"{number} and one are {number + 1}."}
+
+
         @smolrecipe.hookimpl
         def smolrecipe_sources():
-            yield Source(name="jsonl", summary="local JSON lines", options=JsonlOptions, read=read,
+            yield Source(name="counting", summary="counting, one row a number", options=CountingOptions, read=read,
                          yields=lambda options: "text")
     """
     raise NotImplementedError
@@ -132,9 +196,42 @@ def smolrecipe_packers() -> Iterable[Packer]:
 
     Example::
 
+        @frozen(kw_only=True)
+        class NoiseOptions:
+            vocab_size: int = option(default=256, at_least=1, doc="tokens are drawn from 0 to vocab_size - 1")
+
+
+        class Noise:
+            def __init__(self, vocab_size, length, seed):
+                self.vocab_size, self.length, self.seed = vocab_size, length, seed
+
+            def draw(self, *key):
+                import numpy
+
+                tokens = numpy.random.default_rng((self.seed, *key)).integers(self.vocab_size, size=self.length + 1)
+                return TokenRow(tokens, numpy.arange(self.length))
+
+            def row(self, sample):
+                return self.draw(0, sample)
+
+            def held_out(self, rows):
+                return [self.draw(1, row) for row in range(rows)]
+
+            def position(self, samples):
+                return {}
+
+            def summary(self):
+                return {}
+
+
+        def open_noise(options, context, sequence_length, seed, start):
+            return Noise(options.vocab_size, sequence_length, seed)
+
+
         @smolrecipe.hookimpl
         def smolrecipe_packers():
-            yield Packer(name="mixture", summary="weighted sources", options=MixtureOptions, open=open_mixture)
+            yield Packer(name="noise", summary="random tokens, to measure speed without data", options=NoiseOptions,
+                         open=open_noise)
     """
     raise NotImplementedError
 
@@ -158,9 +255,15 @@ def smolrecipe_launchers() -> Iterable[Launcher]:
 
     Example::
 
+        def command(options, devices, worker):
+            launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices.processes), "-m"]
+            return ["nice", sys.executable, "-m", *launch, *worker]
+
+
         @smolrecipe.hookimpl
         def smolrecipe_launchers():
-            yield Launcher(name="local", summary="on this machine", capacity=capacity, command=command)
+            yield Launcher(name="nice", summary="CPU processes that give way to others", command=command,
+                           capacity=lambda options: {"cuda": 0})
     """
     raise NotImplementedError
 

@@ -17,13 +17,18 @@ class ModelDraft:
     with, per layer, ``attention`` (``qkv_linear``, ``rope``, ``inner_attention``), ``feed_forward`` and norms. The ones
     after it edit that tree in place. Components import torchtitan in their heavy module only.
 
-    ``device``, ``sequence_length`` and ``context_parallel`` say what the draft is built for, so that a component may
-    choose a backend by hardware.
+    ``device``, ``sequence_length``, ``context_parallel`` and ``tensor_parallel`` say what the draft is built for, so
+    that a component may choose a backend by hardware. An engine writes into configs, so nothing in the tree is shared
+    between layers or drafts.
+
+    An inner attention may have ``build_mask(positions)``: it is called once for each forward pass, with the positions
+    of whole sequences, shape (B, L), and every layer gets what it returns as ``attention_masks``.
     """
 
     device: Literal["cpu", "cuda"]
     sequence_length: int
     context_parallel: int = 1
+    tensor_parallel: int = 1
     decoder: Any = None
     hf_parameters: dict[str, str] = Factory(dict)
     """Names of parameters, ``{}`` for the layer's index: torchtitan's name -> the Hugging Face checkpoint's name.

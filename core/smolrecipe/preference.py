@@ -16,7 +16,8 @@ class PreferenceBatch:
 
     Every tensor has the shape (batch,). Log-probabilities are in nats, summed over the completion's tokens. The
     policy's carry gradients, the reference's do not; they are ``None`` for a loss with ``needs_reference=False``.
-    Token counts are whole numbers of completion tokens, at least 1.
+    Token counts are whole numbers of completion tokens, at least 1, in a tensor of an integer or a floating type.
+    A loss leaves all of them as they are. In an evaluation the policy's carry no gradients either.
     """
 
     policy_chosen: Tensor
@@ -29,10 +30,18 @@ class PreferenceBatch:
 
 @frozen(kw_only=True)
 class PreferenceLoss:
-    """What a preference loss returns: tensors of shape (batch,), the losses differentiable.
+    """What a preference loss returns: floating-point tensors of shape (batch,), the losses differentiable.
+
+    A pair's loss depends on that pair alone, because micro-batches are a matter of memory, and not on earlier batches.
+    Losses and their gradients are finite in float32 and bfloat16, for log-ratios of 10,000 nats and for completions
+    that are certain (a log-probability of 0) too. Gradients are the losses' derivative: no part of them is detached.
+    Both completions get one; a step down it lets the chosen completion gain on the rejected one where a pair is even
+    or narrowly lost, and lowering the rejected one does not raise the loss of a pair that is even. The chosen one may
+    fall (APO-down).
 
     Rewards are what the loss itself regards as the implicit reward of a completion; they are reported, and the margin
-    is their difference. ``None`` where a loss has no such notion.
+    is their difference; each rises with its completion's log-probability. Both are ``None`` where a loss has no such
+    notion.
     """
 
     losses: Tensor

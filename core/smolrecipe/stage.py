@@ -31,7 +31,13 @@ CHECKPOINTS_FOLDER = "checkpoints"
 """Where an artifact keeps an engine's own checkpoints, and in ``checkpoints/<name>`` others that it publishes."""
 
 TOKENS_FOLDER = "tokens"
-"""Where an artifact keeps token files: ``tokens/<source>/<split>/*.ds`` with document ends in ``*.ds.index``."""
+"""Where an artifact keeps token files: ``tokens/<source>/<train|held_out>/*.ds``, as datatrove writes them.
+
+A ``.ds`` file holds little-endian token ids, of two bytes where the vocabulary allows it and else of four, its
+``.ds.index`` the ends of its documents as 64-bit token counts, its ``.ds.metadata`` the lines ``name|bytes per token``
+and the number of tokens. ``tokens/tokens.json`` names the tokenizer (``sha256``, ``vocab_size``, ``end_of_document``,
+``end_of_document_id``), ``tokens/<source>/source.json`` has a finished source's counts.
+"""
 
 
 @frozen(kw_only=True)

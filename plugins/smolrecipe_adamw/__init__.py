@@ -86,4 +86,5 @@ def smolrecipe_optimizers() -> Iterable[Optimizer]:
         check=check,
         factory=factory,
         groups=groups,
+        example={"lr": 2.0e-4},
     )

@@ -130,6 +130,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         extra="data",
         read=_read_hf_dataset,
         yields=lambda options: options.yields,
+        example={"id": "roneneldan/TinyStories"},
     )
     yield Source(
         name="files",
@@ -142,6 +143,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         read=_read_files,
         yields=lambda options: options.yields,
         fingerprint=local_files.fingerprint,
+        example={"paths": ["data/*.jsonl"]},
     )
     yield Source(
         name="python_docs",
@@ -170,6 +172,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         read=_read_arithmetic,
         yields=lambda options: _SHAPES[options.style],
         fingerprint=checks.arithmetic_fingerprint,
+        example={"style": "text", "split": "train"},
     )
 
 
@@ -178,6 +181,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``train_tokenizer``, ``pretrained_tokenizer`` and ``tokenize``."""
     yield StageKind(
         name="train_tokenizer",
+        example={"data": {"prose": {"use": "python_docs"}}, "vocab_size": 2048},
         summary="learn a byte-level BPE tokenizer",
         source="Llama 3's pre-tokenisation, SmolLM3's special tokens",
         options=TrainTokenizerOptions,
@@ -190,6 +194,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     )
     yield StageKind(
         name="pretrained_tokenizer",
+        example={"id": "meta-llama/Llama-3.2-1B"},
         summary="take an existing tokenizer and name its reserved tokens",
         source="SmolLM3: Llama 3.2's tokenizer with renamed tokens and without bos",
         options=PretrainedTokenizerOptions,
@@ -203,6 +208,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     )
     yield StageKind(
         name="tokenize",
+        example={"tokenizer": "tokenizer", "sources": {"prose": {"use": "python_docs"}}},
         summary="turn sources into token files",
         source="datatrove's DocumentTokenizer, as SmolLM3's data",
         options=TokenizeOptions,
@@ -228,6 +234,7 @@ def smolrecipe_packers() -> Iterable[Packer]:
         extra="data",
         open=_open_mixture,
         verify=_verify_mixture,
+        example={"from": ["tokens"], "weights": {"web": 0.7, "code": 0.3}},
     )
 
 

@@ -88,6 +88,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``export``."""
     yield StageKind(
         name="export",
+        example={"from": "merge"},
         summary="write the model as plain transformers loads it, load it so, and generate",
         source="transformers: config.json, generation_config.json, tokenizer_config.json",
         options=ExportOptions,

@@ -116,8 +116,7 @@ def _generation_settings(
         settings["pad_token_id"] = ids["pad_token_id"]
     for key in ("eos_token_id", "pad_token_id"):
         config[key] = settings.get(key)
-    if settings.get("use_cache") is False:  # it would win over config.json's
-        settings["use_cache"] = True
+    settings["use_cache"] = True  # what stands here wins over config.json
     settings.update(asked.sampling)
     if asked.repetition_penalty is not None:
         settings["repetition_penalty"] = asked.repetition_penalty

@@ -99,4 +99,5 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         to_hf=to_hf,
         from_hf=from_hf,
         after=("decoder",),
+        example={"num_heads": 4, "num_kv_heads": 2},
     )

@@ -90,6 +90,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``evaluate``."""
     yield StageKind(
         name="evaluate",
+        example={"models": ["sft", "apo"], "tasks": ["gsm8k"]},
         summary="score models on problems and on the tasks of lm-evaluation-harness",
         source="lm-evaluation-harness 0.4",
         options=EvaluateOptions,

@@ -47,6 +47,10 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``merge``."""
     yield StageKind(
         name="merge",
+        example={
+            "base": "apo",
+            "models": [{"from": "apo", "weight": 0.9}, {"from": "mid-training", "weight": 0.1}],
+        },
         summary="merge checkpoints into one, by any method of mergekit",
         source="mergekit, arXiv:2403.13257",
         options=MergeOptions,

@@ -86,4 +86,5 @@ def smolrecipe_stages() -> Iterator[StageKind]:
         produces=produces,
         verify=verify,
         imports=from_reference,
+        example={"id": "HuggingFaceTB/SmolLM3-3B-Base", "revision": "main"},
     )

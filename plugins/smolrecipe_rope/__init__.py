@@ -95,4 +95,5 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         from_hf=from_hf,
         after=("decoder",),
         max_positions=lambda options: options.max_positions,
+        example={"theta": 50000.0, "max_positions": 4096},
     )

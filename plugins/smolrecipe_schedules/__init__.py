@@ -19,6 +19,7 @@ def smolrecipe_schedules() -> Iterable[Schedule]:
         options=WsdOptions,
         check=check_wsd,
         factor=wsd,
+        example={"warmup_steps": 100, "decay_start": 900, "decay_steps": 100},
     )
     yield Schedule(
         name="cosine",

@@ -54,6 +54,10 @@ def verify(options: PretrainOptions, context: StageContext) -> Iterable[Proof]:
     return verify(options, context)
 
 
+SMALL = {"hidden_size": 64, "num_layers": 4, "num_heads": 4, "intermediate_size": 128, "vocab_size": 128}
+"""A decoder for examples."""
+
+
 @hookimpl
 def smolrecipe_verify_model(folder: Path, model: Model) -> Iterable[Proof]:
     """Compare a checkpoint whose decoder is this plugin's with transformers, layer by layer, in float32 on a CPU."""
@@ -86,6 +90,7 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         apply=apply_decoder,
         to_hf=decoder_to_hf,
         from_hf=decoder_from_hf,
+        example=SMALL,
     )
 
 
@@ -94,6 +99,16 @@ def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``pretrain``."""
     yield StageKind(
         name="pretrain",
+        example={
+            "model": {"decoder": {"use": "decoder", **SMALL}},
+            "tokenizer": "tokenizer",
+            "data": {"use": "mixture", "from": ["tokens"], "weights": {"prose": 1}},
+            "steps": 1000,
+            "sequence_length": 512,
+            "global_batch": 64,
+            "optimizer": {"use": "adamw", "lr": 1.0e-3},
+            "schedule": {"use": "wsd", "warmup_steps": 100, "decay_start": 900, "decay_steps": 100},
+        },
         summary="next-token training with torchtitan",
         source="torchtitan 0.3.0",
         options=PretrainOptions,

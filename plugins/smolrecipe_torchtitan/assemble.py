@@ -85,7 +85,10 @@ def draft_model(options: PretrainOptions) -> DraftedModel:
     """
     layout = options.parallelism
     draft = ModelDraft(
-        device=layout.device, sequence_length=options.sequence_length, context_parallel=layout.context_parallel
+        device=layout.device,
+        sequence_length=options.sequence_length,
+        context_parallel=layout.context_parallel,
+        tensor_parallel=layout.tensor_parallel,
     )
     for use in options.model.components.values():
         use.component.apply(draft, use.options)

@@ -114,7 +114,10 @@ def _check_batches(options: PretrainOptions) -> Iterator[str]:
 def _check_model(options: PretrainOptions) -> Iterator[str]:
     layout = options.parallelism
     draft = ModelDraft(
-        device=layout.device, sequence_length=options.sequence_length, context_parallel=layout.context_parallel
+        device=layout.device,
+        sequence_length=options.sequence_length,
+        context_parallel=layout.context_parallel,
+        tensor_parallel=layout.tensor_parallel,
     )
     for use in options.model.components.values():
         yield from use.component.check_draft(use.options, draft)

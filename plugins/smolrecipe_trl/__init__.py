@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl
 from smolrecipe_trl import checks
@@ -46,6 +47,17 @@ def verify_preference(options: PreferenceOptions, context: StageContext) -> Iter
     yield from verify_preference(options, context)
 
 
+TRAINING: Mapping[str, Any] = {
+    "chat_template": "smollm3",
+    "max_length": 4096,
+    "epochs": 1,
+    "global_batch": 32,
+    "optimizer": {"use": "adamw", "lr": 2.0e-5},
+    "schedule": {"use": "cosine", "warmup_ratio": 0.03},
+}
+"""What the examples of both stage kinds have in common."""
+
+
 @hookimpl
 def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``sft`` and ``preference``."""
@@ -57,6 +69,11 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         check=checks.check_sft,
         run=run_sft,
         verify=verify_sft,
+        example={
+            **TRAINING,
+            "from": "mid-training",
+            "data": {"sums": {"use": "arithmetic", "style": "think", "split": "train"}},
+        },
         produces=checks.sft_products,
         devices=checks.devices,
         requires=_REQUIRES,
@@ -70,6 +87,12 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         check=checks.check_preference,
         run=run_preference,
         verify=verify_preference,
+        example={
+            **TRAINING,
+            "from": "sft",
+            "data": {"sums": {"use": "arithmetic", "style": "preference", "split": "train"}},
+            "loss": {"use": "apo_zero", "beta": 0.05},
+        },
         produces=checks.preference_products,
         devices=checks.devices,
         requires=_REQUIRES,

@@ -166,4 +166,5 @@ def smolrecipe_model_components() -> Iterable[ModelComponent]:
         from_hf=from_hf,
         after=("decoder", "rope"),
         max_positions=max_positions,
+        example={"factor": 2.0, "original_max_positions": 4096},
     )

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
+import itertools
 import os
+import sys
 import traceback
 from collections.abc import Collection, Iterable
 from importlib.metadata import EntryPoint, entry_points
@@ -21,7 +24,19 @@ from attrs import Factory, define
 
 from smolrecipe import hookspecs
 from smolrecipe.catalog import Catalog, Provider
-from smolrecipe.components import Component
+from smolrecipe.components import (
+    KINDS,
+    Component,
+    Launcher,
+    Loss,
+    ModelComponent,
+    Optimizer,
+    Packer,
+    Schedule,
+    Source,
+    StageKind,
+    Tracker,
+)
 from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.hookspecs import PROJECT
 
@@ -31,17 +46,17 @@ GROUP = "smolrecipe"
 RESTRICTION = "SMOLRECIPE_PLUGINS"
 """Environment variable with the names of the only plugins to load, separated by commas."""
 
-_CATALOG_HOOKS = (
-    "smolrecipe_stages",
-    "smolrecipe_model_components",
-    "smolrecipe_optimizers",
-    "smolrecipe_schedules",
-    "smolrecipe_losses",
-    "smolrecipe_sources",
-    "smolrecipe_packers",
-    "smolrecipe_trackers",
-    "smolrecipe_launchers",
-)
+_CATALOG_HOOKS: dict[str, type[Component]] = {
+    "smolrecipe_stages": StageKind,
+    "smolrecipe_model_components": ModelComponent,
+    "smolrecipe_optimizers": Optimizer,
+    "smolrecipe_schedules": Schedule,
+    "smolrecipe_losses": Loss,
+    "smolrecipe_sources": Source,
+    "smolrecipe_packers": Packer,
+    "smolrecipe_trackers": Tracker,
+    "smolrecipe_launchers": Launcher,
+}
 
 
 @define(kw_only=True)
@@ -66,6 +81,32 @@ class Registry:
     plugins: dict[str, FoundPlugin] = Factory(dict)
 
 
+def plugin_entries() -> dict[str, EntryPoint]:
+    """The entry points of all installed plugins by name, sorted; nothing is imported."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+
+def package_of(entry: EntryPoint) -> str:
+    """The top-level package of an entry point's target."""
+    return entry.value.partition(":")[0].partition(".")[0].strip()
+
+
+def source_of(entry: EntryPoint) -> Path | None:
+    """The folder of the package that an entry point's target lies in, or the one module; nothing is imported.
+
+    ``None`` where there is no such package here.
+    """
+    spec = importlib.util.find_spec(package_of(entry))
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
+
+
+def distribution_of(entry: EntryPoint) -> str:
+    """The name of the distribution that an entry point belongs to."""
+    return entry.dist.name if entry.dist is not None else ""
+
+
 def restriction_from_environment() -> tuple[str, ...] | None:
     """The names in ``SMOLRECIPE_PLUGINS``, or ``None`` where it is not set and all plugins are loaded."""
     names = os.environ.get(RESTRICTION)
@@ -84,9 +125,9 @@ def load_registry(only: Collection[str] | None = None, extra: Iterable[tuple[str
     """
     registry = Registry(manager=pluggy.PluginManager(PROJECT))
     registry.manager.add_hookspecs(hookspecs)
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    installed = plugin_entries()
     _refuse_unknown(only, installed)
-    for name in sorted(installed):
+    for name in installed:
         if only is None or name in only:
             _load(registry, installed[name])
     for name, plugin in extra:
@@ -99,16 +140,19 @@ def load_registry(only: Collection[str] | None = None, extra: Iterable[tuple[str
 def source_hash(plugin: Any) -> str:
     """A hash of the plugin's source files, so that a changed plugin gives its stages new digests.
 
-    Every file of a package counts, its templates and data too; a single module counts alone.
+    Every file of the whole package that the plugin lies in counts, its templates and data too; a module that lies in
+    no package counts alone. For a plugin that is no module, the one that its class comes from.
     """
-    file = getattr(plugin, "__file__", None)
-    if not isinstance(plugin, ModuleType) or file is None:
+    name = plugin.__name__ if isinstance(plugin, ModuleType) else str(getattr(plugin, "__module__", ""))
+    parents = itertools.accumulate(name.split("."), lambda package, part: f"{package}.{part}")
+    files = [getattr(module, "__file__", None) for module in (sys.modules.get(parent) for parent in parents)]
+    outermost = next(filter(None, [*files, getattr(plugin, "__file__", None)]), None)  # namespace packages have none
+    if outermost is None:
         return ""
-    root = Path(file)
+    root = Path(outermost)
     package = root.name == "__init__.py"
-    files = sorted(root.parent.rglob("*")) if package else [root]
     digest = hashlib.sha256()
-    for path in files:
+    for path in sorted(root.parent.rglob("*")) if package else [root]:
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
             digest.update(str(path.relative_to(root.parent)).encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -129,7 +173,7 @@ def _load(registry: Registry, entry: EntryPoint) -> None:
     registry.plugins[entry.name] = found
     try:
         plugin = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _set_aside(found, error)
         return
     _register(registry, entry.name, plugin)
@@ -142,7 +186,7 @@ def _register(registry: Registry, name: str, plugin: Any) -> None:
         registry.manager.register(plugin, name=name)
         _refuse_unknown_hooks(plugin)
         offers = _offers(registry.manager, name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if registry.manager.has_plugin(name):
             registry.manager.unregister(name=name)
         _set_aside(found, error)
@@ -153,6 +197,7 @@ def _register(registry: Registry, name: str, plugin: Any) -> None:
         version=found.version,
         hash_source=functools.cache(lambda: source_hash(plugin)),
     )
+    registry.catalog.loaded[name] = provider
     for component in offers:
         registry.catalog.add(component, provider)
 
@@ -166,17 +211,20 @@ def _refuse_unknown_hooks(plugin: Any) -> None:
 
 def _offers(manager: pluggy.PluginManager, name: str) -> list[Component]:
     components: list[Component] = []
-    for hook_name in _CATALOG_HOOKS:
+    for hook_name, kind in _CATALOG_HOOKS.items():
         for implementation in getattr(manager.hook, hook_name).get_hookimpls():
             if implementation.plugin_name != name:
                 continue
             for component in implementation.function():
                 if not isinstance(component, Component):
                     raise TypeError(f"{hook_name} returned {component!r}, which is no descriptor")
+                if type(component) is not kind:
+                    found = KINDS.get(type(component), f"{type(component).__name__}, which the core does not know")
+                    raise TypeError(f"{hook_name} offers '{component.name}', a {found}: it takes a {KINDS[kind]} only")
                 components.append(component)
     return components
 
 
-def _set_aside(found: FoundPlugin, error: Exception) -> None:
+def _set_aside(found: FoundPlugin, error: BaseException) -> None:
     found.error = f"{type(error).__name__}: {error}".splitlines()[0]
     found.traceback = "".join(traceback.format_exception(error))

@@ -1,59 +1,42 @@
-"""One plugin alone: its tests in a fresh interpreter where only the core, the registry and that plugin exist.
+"""One plugin alone: its tests and its conformance checks where only the core, the registry and that plugin exist.
 
-``python -m smolrecipe_registry.isolation NAME [PYTEST ARGUMENTS]`` runs the plugin's tests so. ``block_other_plugins``
-is what makes the others disappear; the pytest plugin of this module calls it before any test is imported.
+``smolrecipe plugins test NAME`` and ``python -m smolrecipe_registry.isolation NAME|--all [PYTEST ARGUMENTS]`` run both
+in a fresh interpreter behind a wall (see ``smolrecipe_registry.wall``): no other plugin can be imported, and no package
+but those that the plugin's distribution declares, with what these bring in, and pytest's own.
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from importlib.metadata import entry_points
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
+import smolrecipe
 from smolrecipe.errors import RecipeError, near_miss
-from smolrecipe_registry.discovery import GROUP, RESTRICTION
+from smolrecipe_registry.discovery import RESTRICTION, distribution_of, package_of, plugin_entries, source_of
+from smolrecipe_registry.wall import raise_wall
+
+if TYPE_CHECKING:
+    import pytest
 
 ALONE = "SMOLRECIPE_ALONE"
 """Environment variable with the name of the plugin that is tested alone."""
 
+EACH_PLUGINS_TESTS = Path("tests/plugins")
+"""Where a checkout of several plugins keeps the tests of each: ``test_<name>.py`` and ``test_<name>_*.py``."""
 
-class OtherPluginError(ImportError):
-    """A plugin under test imported another one."""
+OWN_TESTS = Path("tests")
+"""Where a plugin's own checkout keeps its tests."""
 
-
-class _Blocker(importlib.abc.MetaPathFinder):
-    """Refuses to import the packages of the plugins that are not under test."""
-
-    def __init__(self, alone: str, blocked: frozenset[str]) -> None:
-        self._alone = alone
-        self._blocked = blocked
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] in self._blocked:
-            raise OtherPluginError(f"plugin '{self._alone}' is tested alone, and {fullname} belongs to another plugin")
-        return None
-
-
-def block_other_plugins(alone: str) -> None:
-    """Make every plugin but ``alone`` impossible to import in this process."""
-    targets = {entry.name: entry.value.partition(":")[0].partition(".")[0] for entry in entry_points(group=GROUP)}
-    blocked = frozenset(target for name, target in targets.items() if target != targets.get(alone))
-    sys.meta_path.insert(0, _Blocker(alone, blocked))
-
-
-def pytest_configure() -> None:
-    """As a pytest plugin: block the others before tests are imported."""
-    alone = os.environ.get(ALONE)
-    if alone:
-        block_other_plugins(alone)
+_KIT = Path(smolrecipe.__file__).parent / "testing"
+CONFORMANCE_TESTS = _KIT / "run_conformance.py"
+"""The test module with the conformance checks of the plugin in ``SMOLRECIPE_ALONE``."""
 
 
 def files_of(name: str, tests: Path) -> list[Path]:
@@ -65,42 +48,147 @@ def files_of(name: str, tests: Path) -> list[Path]:
 
 def plugin_names() -> list[str]:
     """The names of all installed plugins."""
-    return sorted(entry.name for entry in entry_points(group=GROUP))
+    return list(plugin_entries())
 
 
-def run_alone(name: str, tests: Path, arguments: Sequence[str] = ()) -> int:
-    """Run the tests of the plugin ``name`` alone and return pytest's exit code.
+def own_tests(name: str, tests: Path | None = None) -> list[Path]:
+    """What pytest is given for a plugin besides its conformance checks.
+
+    Args:
+        name: the plugin.
+        tests: the folder with its tests. In one with files of the plugin's name, those are meant, in any other all.
+            ``None`` looks for the plugin's files in ``tests/plugins``; where there is no such folder, ``tests`` counts
+            if the plugin's source lies below the current folder; a plugin that is installed from elsewhere has none.
+    """
+    if tests is not None:
+        return files_of(name, tests) or [tests]
+    if EACH_PLUGINS_TESTS.is_dir():
+        return files_of(name, EACH_PLUGINS_TESTS)
+    here = OWN_TESTS.is_dir() and _lies_below(name, Path.cwd())
+    return [OWN_TESTS] if here else []
+
+
+def run_alone(name: str, tests: Path | None = None, arguments: Sequence[str] = ()) -> int:
+    """Run the tests and the conformance checks of the plugin ``name`` alone and return pytest's exit code.
 
     Raises:
-        RecipeError: when no such plugin is installed, or when it has no tests.
+        RecipeError: when no such plugin is installed, or no pytest.
     """
-    if name not in plugin_names():
-        raise RecipeError([f"no plugin '{name}' is installed{near_miss(name, plugin_names())}"])
-    files = files_of(name, tests)
-    if not files:
-        raise RecipeError([f"plugin '{name}' has no tests: {tests} holds no test_{name}.py"])
-    command = [sys.executable, "-m", "pytest", "-p", "smolrecipe_registry.isolation", *map(str, files), *arguments]
-    return subprocess.run(command, env={**os.environ, ALONE: name, RESTRICTION: name}, check=False).returncode
+    refuse_unknown([name])
+    with tempfile.TemporaryDirectory(prefix="smolrecipe-alone-") as folder:
+        raise_wall(behind_the_wall(name), Path(folder))
+        paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            ALONE: name,
+            RESTRICTION: name,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # plugins of pytest that are not declared would not load
+        }
+        command = [
+            *(sys.executable, "-m", "pytest", "-p", "smolrecipe_registry.isolation"),
+            *(part for plugin in _pytest_plugins(name) for part in ("-p", plugin)),
+            *map(str, [*own_tests(name, tests), CONFORMANCE_TESTS]),
+            *arguments,
+        ]
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one plugin's tests alone, or with ``--all`` every plugin's, one after the other; report which failed."""
-    tests = Path("tests/plugins")
-    names, rest = (
-        ([arguments[0]], arguments[1:]) if arguments and arguments[0] != "--all" else (plugin_names(), arguments[1:])
-    )
+def run_each(names: Iterable[str], tests: Path | None = None, arguments: Sequence[str] = ()) -> list[str]:
+    """Run each plugin alone, one after the other, and return the names of those that failed."""
     failed = []
     for name in names:
         print(f"plugin '{name}' alone", flush=True)
-        try:
-            if run_alone(name, tests, rest) != 0:
-                failed.append(name)
-        except RecipeError as error:
-            print(error, file=sys.stderr)
+        if run_alone(name, tests, arguments) != 0:
             failed.append(name)
+    return failed
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Refuse names of plugins that are not installed, and a machine without pytest.
+
+    Raises:
+        RecipeError: with a sentence for each.
+    """
+    if importlib.util.find_spec("pytest") is None:
+        raise RecipeError(["pytest is not installed: pip install pytest"])
+    known = plugin_names()
+    if unknown := [name for name in names if name not in known]:
+        raise RecipeError(f"no plugin '{name}' is installed{near_miss(name, known)}" for name in unknown)
+
+
+def behind_the_wall(name: str) -> dict[str, str]:
+    """The top-level modules that do not exist for a plugin which is tested alone, each with a sentence that says why.
+
+    ``{module}`` in a sentence stands for what was imported.
+    """
+    from smolrecipe_registry.requirements import undeclared_modules
+
+    entries = plugin_entries()
+    own = package_of(entries[name])
+    distribution = distribution_of(entries[name])
+    undeclared = {
+        module: f"plugin '{name}' is tested alone, and {{module}} is not declared: it comes with {owner}, and nothing "
+        f"that {distribution} requires brings that in; add it to the requirements of {distribution}, or to an extra"
+        for module, owner in undeclared_modules(distribution).items()
+    }
+    others = {
+        package_of(entry): f"plugin '{name}' is tested alone, and {{module}} belongs to plugin '{other}'"
+        for other, entry in entries.items()
+    }
+    return {module: sentence for module, sentence in {**undeclared, **others}.items() if module != own}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """As a pytest plugin: leave out the checks that the plugin's own tests run already with ``conformance``."""
+    checks = [item for item in items if getattr(item, "function", None).__module__ == "smolrecipe.testing.conformance"]
+    own = {item.name.partition("[")[2] for item in checks if item.path != CONFORMANCE_TESTS}
+    twice = [item for item in checks if item.path == CONFORMANCE_TESTS and item.name.partition("[")[2] in own]
+    if twice:
+        items[:] = [item for item in items if item not in twice]
+        config.hook.pytest_deselected(items=twice)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one plugin alone, or with ``--all`` every plugin, one after the other; report which failed.
+
+    Returns:
+        0, 1 where something failed, 2 for an unknown name.
+    """
+    if not arguments:
+        print("usage: python -m smolrecipe_registry.isolation NAME|--all [PYTEST ARGUMENTS]", file=sys.stderr)
+        return RecipeError.exit_code
+    names = plugin_names() if arguments[0] == "--all" else [arguments[0]]
+    try:
+        refuse_unknown(names)
+        failed = run_each(names, None, arguments[1:])
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     if failed:
         print(f"failed alone: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _lies_below(name: str, folder: Path) -> bool:
+    """Whether the plugin's source lies in the folder, and not in an environment that does; it is not imported."""
+    source = source_of(plugin_entries()[name])
+    in_environment = source is not None and source.resolve().is_relative_to(Path(sys.prefix).resolve())
+    return source is not None and source.resolve().is_relative_to(folder.resolve()) and not in_environment
+
+
+def _pytest_plugins(name: str) -> list[str]:
+    """The kit's fixtures and the plugins of pytest that the plugin's distribution declares."""
+    from smolrecipe_registry.requirements import importable_with, normal_name
+
+    allowed = importable_with(distribution_of(plugin_entries()[name]))
+
+    def is_declared(entry: EntryPoint) -> bool:
+        return entry.dist is not None and normal_name(entry.dist.name) in allowed
+
+    kit = f"{smolrecipe.__name__}.testing.pytest_plugin"
+    entries = [entry for entry in entry_points(group="pytest11") if entry.value != kit and is_declared(entry)]
+    return [kit, *(entry.name for entry in entries)]
 
 
 if __name__ == "__main__":

@@ -64,6 +64,17 @@ def test_circles_and_missing_files_are_refused_with_a_place(write_recipe: Write)
         compose(write_recipe("extends: {a: 1}\n"))
 
 
+def test_extends_finds_a_recipe_that_ships_where_no_file_lies_beside(write_recipe: Write) -> None:
+    shipped = plain(compose(write_recipe("extends: smollm3-tiny.yaml\nname: mine\n")))
+    assert shipped["name"] == "mine" and shipped["model"]["decoder"]["vocab_size"] == 2048
+    # Beside a file of that name, only the bare name reaches the shipped one.
+    path = write_recipe("extends: smollm3-tiny\nname: nearer\nmodel: null\n", "smollm3-tiny.yaml")
+    assert plain(compose(path)).keys() == shipped.keys() - {"model"}
+    assert plain(compose(write_recipe("extends: smollm3-tiny.yaml\n")))["name"] == "nearer"
+    with pytest.raises(RecipeError, match=r"'extends' names 'smollm-tiny'.*did you mean 'smollm3-tiny'"):
+        compose(write_recipe("extends: smollm-tiny\n"))
+
+
 def test_set_overrides_and_is_its_own_origin(write_recipe: Write) -> None:
     path = write_recipe("stages: {a: {steps: 3, lr: 1e-3}}\n")
     node = compose(path, ["stages.a.steps=5", "stages.a.name='7'", "stages.a.lr=null", "x=[1, {y: 2}]"])

@@ -8,7 +8,8 @@ import pytest
 from attrs import evolve
 from transformers import SmolLM3Config
 
-from smolrecipe import StageError
+from smolrecipe import Model, StageError, Use
+from smolrecipe.verifying.from_config import unlike
 from smolrecipe_torchtitan import DecoderOptions, smolrecipe_model_components
 
 (DECODER,) = smolrecipe_model_components()
@@ -88,8 +89,6 @@ def test_what_a_config_leaves_out_is_what_transformers_takes_it_for(given: dict[
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
-        ({"use_sliding_window": True, "sliding_window": 4096}, "use_sliding_window is True"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has sliding_attention"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
         ({"architectures": ["SmolLM3ForSequenceClassification"]}, "architectures is SmolLM3ForSequenceClassification"),
     ],
@@ -102,6 +101,15 @@ def test_what_the_decoder_is_not_is_refused_by_its_key(given: dict[str, Any], co
 def test_all_that_does_not_fit_is_named_at_once() -> None:
     with pytest.raises(StageError, match=r"attention_bias.*; hidden_act"):
         read({"model_type": "smollm3", "hidden_act": "relu", "attention_bias": True})
+
+
+def test_windows_are_for_another_component_to_read_and_are_not_written_here() -> None:
+    """Without such a component, ``smolrecipe verify`` finds these keys unlike what is written."""
+    kinds = ["sliding_attention"] * 2 + ["full_attention"]
+    given = {**written(PLAIN), "use_sliding_window": True, "sliding_window": 8, "layer_types": kinds}
+    assert read(given) == PLAIN
+    differing = unlike(given, Model({"decoder": Use(DECODER, PLAIN)}))
+    assert set(differing) == {"use_sliding_window", "sliding_window", "layer_types"}
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,42 @@ def test_the_source_hash_follows_every_file_of_a_package(tmp_path: Path, monkeyp
 
 def test_no_options_is_an_options_class() -> None:
     assert plugin_offering("a").smolrecipe_losses()[0].options is NoOptions
+
+
+def test_the_source_hash_of_a_plugin_inside_a_package_is_the_packages(
+    plant: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An entry point may name a module or an object of a package; what it does lies in the whole of it."""
+    files = {"__init__.py": "", "plugin/__init__.py": "class Plugin: pass\n", "work.py": "a = 1\n"}
+    package = plant("hashed_lab", files)
+    import hashed_lab.plugin
+
+    first = {source_hash(hashed_lab.plugin), source_hash(hashed_lab.plugin.Plugin())}
+    assert len(first) == 1 and "" not in first
+    (package / "work.py").write_text("a = 2\n")
+    second = {source_hash(hashed_lab.plugin), source_hash(hashed_lab.plugin.Plugin())}
+    assert len(second) == 1 and first != second
+    assert source_hash(types.ModuleType("made_here")) == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise SystemExit('I leave')\n", "SystemExit: I leave"),
+        (
+            "import smolrecipe\nfrom smolrecipe import Schedule\n@smolrecipe.hookimpl\ndef smolrecipe_losses():\n"
+            "    yield Schedule(name='line', summary='a line', factor=max)\n",
+            "TypeError: smolrecipe_losses offers 'line', a schedule: it takes a loss only",
+        ),
+        (
+            "import smolrecipe\nclass Mine(smolrecipe.Loss):\n    pass\n"
+            "@smolrecipe.hookimpl\ndef smolrecipe_losses():\n    yield Mine(name='mine', summary='mine', loss=max)\n",
+            "TypeError: smolrecipe_losses offers 'mine', a Mine, which the core does not know: it takes a loss only",
+        ),
+    ],
+)
+def test_what_would_be_lost_or_would_end_the_command_line_is_set_aside(
+    plant: Callable[..., Path], code: str, reason: str
+) -> None:
+    plant("smolrecipe_strange", {"__init__.py": code}, plugin="strange")
+    assert load_registry(("strange",)).plugins["strange"].error == reason

@@ -10,9 +10,12 @@ import click
 
 from smolrecipe import __version__
 from smolrecipe.cli import (
+    diff_command,
+    docs_command,
     dry_run,
     inspect_commands,
     plan_command,
+    plugin_command,
     plugins_command,
     run_command,
     stage_command,
@@ -44,9 +47,12 @@ for command in (
     plan_command.validate,
     inspect_commands.show,
     inspect_commands.ls,
+    diff_command.diff,
     verify_command.verify,
     verify_command.verify_worker,
     plugins_command.plugins,
+    docs_command.docs,
+    plugin_command.plugin,
     stage_command.stage,
     dry_run.dry_run_worker,
 ):

@@ -8,6 +8,9 @@ from typing import Any
 from smolrecipe.cli.tables import print_table
 from smolrecipe.running.runner import Outcome
 
+MEASURES_FILE = "measures.json"
+"""In the run store, beside a recipe's artifacts: what its last run measured."""
+
 
 def measures_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Every measure of every stage, with the stage's name."""

@@ -1,23 +1,56 @@
-"""``smolrecipe plugins``: what is installed, what it offers, and what was set aside."""
+"""``smolrecipe plugins``: what is installed, what it offers, what was set aside; and one plugin tested alone."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
 from smolrecipe.cli.session import Session, json_option
 from smolrecipe.cli.tables import print_table
 from smolrecipe.components import KINDS
+from smolrecipe_registry.discovery import plugin_entries
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
 @click.option("--traceback", "show_traceback", is_flag=True, help="Show why plugins were set aside, in full.")
-@click.pass_obj
-def plugins(session: Session, as_json: bool, show_traceback: bool) -> None:
-    """List plugins and the names they offer."""
+@click.pass_context
+def plugins(context: click.Context, as_json: bool, show_traceback: bool) -> None:
+    """List plugins and the names they offer, or test one alone."""
+    if context.invoked_subcommand is None:
+        _list(context.obj, as_json, show_traceback)
+
+
+@plugins.command(context_settings={"ignore_unknown_options": True})
+@click.option("--all", "every", is_flag=True, help="Test every installed plugin, one after the other.")
+@click.option(
+    "--tests",
+    type=click.Path(exists=True, path_type=Path),
+    help="The plugin's own tests.  [default: its files in ./tests/plugins, or ./tests where its source lies here]",
+)
+@click.argument("arguments", metavar="[NAME] [PYTEST ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED)
+def test(every: bool, tests: Path | None, arguments: tuple[str, ...]) -> None:
+    """Run a plugin's tests and conformance checks where only it exists.
+
+    No other plugin can be imported there, and no package but those that its distribution declares. Exits with 0 if all
+    is well, with 1 if something failed, with 2 for a name that is not installed.
+    """
+    from smolrecipe_registry.isolation import refuse_unknown, run_each
+
+    if not every and (not arguments or arguments[0].startswith("-")):
+        raise click.UsageError("name an installed plugin, or give --all")
+    names = list(plugin_entries()) if every else [arguments[0]]
+    refuse_unknown(names)
+    failed = run_each(names, tests, arguments if every else arguments[1:])
+    if failed:
+        click.echo(f"failed alone: {', '.join(failed)}", err=True)
+        sys.exit(1)
+
+
+def _list(session: Session, as_json: bool, show_traceback: bool) -> None:
     registry = session.registry
     offers: dict[str, list[tuple[str, str, str]]] = {name: [] for name in registry.plugins}
     for component, provider in registry.catalog:

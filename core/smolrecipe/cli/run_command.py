@@ -8,25 +8,29 @@ from typing import Any
 
 import click
 
-from smolrecipe.cli.measures import measures_of, print_measures
-from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
+from smolrecipe.cli.measures import MEASURES_FILE, measures_of, print_measures
+from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
+from smolrecipe.cli.sweep_command import run_variants
 from smolrecipe.cli.views import make_view
 from smolrecipe.errors import RecipeError
 from smolrecipe.running.machine import lacking
 from smolrecipe.running.runner import Runner
 from smolrecipe.running.store import write_json
 
-MEASURES_FILE = "measures.json"
-"""In the run store, beside a recipe's artifacts: what its last run measured."""
-
 
 @click.command()
 @recipe_arguments
+@sweep_option
 @store_option
 @json_option
 @click.pass_obj
-def run(session: Session, recipe: str, settings: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Run a recipe. Published stages are skipped, a half-done one goes on where it stopped."""
+def run(
+    session: Session, recipe: str, settings: tuple[str, ...], sweeps: tuple[str, ...], runs: Path, as_json: bool
+) -> None:
+    """Run a recipe, or all variants of one. Published stages are skipped, a half-done one goes on where it stopped."""
+    if sweep := session.sweep(recipe, settings, sweeps):
+        run_variants(session, sweep, runs, as_json=as_json)
+        return
     plan = session.plan(recipe, settings)
     store = store_of(plan.recipe, runs)
     to_run = [stage for stage in plan.stages if not store.is_published(stage)]

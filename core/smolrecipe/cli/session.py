@@ -12,9 +12,12 @@ import click
 from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
+from smolrecipe.planning.variants import SweepPlan, plan_variants
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.recipe import Recipe
+from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
 from smolrecipe.recipe.structure import structure
+from smolrecipe.recipe.sweep import compose_variants
 from smolrecipe.running.store import RunStore
 from smolrecipe_registry.discovery import Registry, load_registry
 
@@ -46,6 +49,14 @@ class Session:
         """The plan of the recipe that ``reference`` names."""
         return make_plan(self.recipe(reference, settings), self.registry.catalog, self.registry.manager.hook)
 
+    def sweep(self, reference: str, settings: Sequence[str], sweeps: Sequence[str]) -> SweepPlan | None:
+        """The plan of the recipe's variants, ``None`` where neither it nor ``sweeps`` asks for any."""
+        file = self.find_recipe(reference)
+        variants = compose_variants(file, settings, sweeps)
+        if not variants:
+            return None
+        return plan_variants(variants, file, self.registry.catalog, self.registry.manager.hook)
+
     def find_recipe(self, reference: str) -> Path:
         """The file that a reference names: a path, a recipe that ships with smolrecipe, or one that a plugin finds.
 
@@ -55,24 +66,16 @@ class Session:
         path = Path(reference)
         if path.is_file():
             return path
-        shipped = shipped_recipes()
-        name = path.name.removesuffix(".yaml")
-        if name in shipped and path.parent in (Path(), Path("recipes")):
-            return shipped[name]
+        shipped = shipped_recipe(reference)
+        if shipped is not None:
+            return shipped
         found: Path | None = self.registry.manager.hook.smolrecipe_find_recipe(reference=reference)
         if found is not None:
             return found
-        hint = near_miss(name, shipped) or f"; recipes that ship with smolrecipe: {', '.join(shipped)}"
+        known = shipped_recipes()
+        name = path.name.removesuffix(".yaml")
+        hint = near_miss(name, known) or f"; recipes that ship with smolrecipe: {', '.join(known)}"
         raise RecipeError([f"no recipe '{reference}': there is no such file{hint}"])
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that ship with smolrecipe, by name."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "recipes", package.parents[1] / "recipes"):  # installed, or an editable checkout
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
 
 
 def split_names(names: str) -> tuple[str, ...]:
@@ -86,6 +89,17 @@ def recipe_arguments(function: F) -> F:
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. stages.sft.epochs=2."
     )(function)
     return click.argument("recipe", metavar="RECIPE")(function)
+
+
+def sweep_option(function: F) -> F:
+    """The option of commands that take a recipe in several variants."""
+    return click.option(
+        "--sweep",
+        "sweeps",
+        multiple=True,
+        metavar="KEY=V1,V2,...",
+        help="Take the recipe once with each value, e.g. stages.apo.loss.use=apo_zero,dpo; several: each combination.",
+    )(function)
 
 
 def store_option(function: F) -> F:

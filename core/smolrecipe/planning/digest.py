@@ -24,26 +24,28 @@ def stage_digest(use: Use[StageKind], parents: Mapping[str, str], catalog: Catal
     """The digest, 64 hexadecimal digits, of a stage whose parents have the digests ``parents``."""
     identity = {
         # A path says where a file lies, not what is in it: that is told by "data".
-        "options": unstructure(use, keep=_is_identity, path_text=lambda path: "<path>"),
-        "plugins": sorted(set(_plugins(use, catalog))),
-        "data": sorted(_data(use)),
+        "options": unstructure(use, keep=is_identity, path_text=lambda path: "<path>"),
+        "plugins": sorted(set(plugins_behind(use, catalog))),
+        "data": sorted(data_behind(use)),
         "parents": sorted(parents.items()),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _is_identity(metadata: Mapping[str, Any]) -> bool:
+def is_identity(metadata: Mapping[str, Any]) -> bool:
+    """Whether an option with this metadata changes what a stage computes."""
     return bool(metadata.get("identity", True))
 
 
-def _plugins(use: Use[Any], catalog: Catalog) -> Iterator[tuple[str, str, str]]:
+def plugins_behind(use: Use[Any], catalog: Catalog) -> Iterator[tuple[str, str, str]]:
+    """Name, version and source hash of the plugin of each component that the result depends on."""
     for _, value, metadata in walk(use):
-        if isinstance(value, Use) and _is_identity(metadata):
+        if isinstance(value, Use) and is_identity(metadata):
             provider = catalog.provider(value.component)
             yield provider.plugin, provider.version, provider.hash_source()
 
 
-def _data(use: Use[Any]) -> Iterator[tuple[str, str]]:
+def data_behind(use: Use[Any]) -> Iterator[tuple[str, str]]:
     """What identifies the data behind the options: each source's own word for it, and the content of paths."""
     sources: list[tuple[str | int, ...]] = []
     for path, value, metadata in walk(use):
@@ -51,7 +53,7 @@ def _data(use: Use[Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Use) and isinstance(value.component, Source):
             sources.append(path)
             yield where, value.component.fingerprint(value.options)
-        elif isinstance(value, Path) and _is_identity(metadata) and not _lies_in(path, sources):
+        elif isinstance(value, Path) and is_identity(metadata) and not _lies_in(path, sources):
             yield where, _content_hash(value)
 
 

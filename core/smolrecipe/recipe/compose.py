@@ -1,7 +1,8 @@
 """Composing a recipe: ``extends:`` in any mapping, and ``--set a.b.c=value`` over all.
 
-``extends: file`` loads a file under the mapping; ``extends: null`` says that the mapping stands alone and replaces what
-it would inherit.
+``extends: file`` loads a file under the mapping: one beside the file that says so or, where there is none, a recipe
+that ships with smolrecipe, by its name. ``extends: null`` says that the mapping stands alone and replaces what it would
+inherit.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolrecipe.errors import Place, Problem, RecipeError
+from smolrecipe.errors import Place, Problem, RecipeError, near_miss
 from smolrecipe.recipe.nodes import Node, merge
 from smolrecipe.recipe.read import read_file, read_value
+from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
 
 EXTENDS = "extends"
 
@@ -23,8 +25,8 @@ def compose(path: Path, settings: Sequence[str] = ()) -> Node:
         RecipeError: for a file that cannot be read, a cycle of files, or a setting that cannot be parsed.
     """
     node = _load(path, ())
-    for setting in settings:
-        node = merge(node, _setting(setting))
+    for names, value in map(parse_setting, settings):
+        node = lay_over(node, names, value, value.place)
     return node
 
 
@@ -61,20 +63,38 @@ def _file(reference: Node) -> Path:
     if not isinstance(reference.value, str):
         raise RecipeError([Problem("'extends' names a file, or a list of files", reference.place)])
     path = reference.place.folder / reference.value
-    if not path.is_file():
-        raise RecipeError(
-            [Problem(f"'extends' names '{reference.value}', but there is no file {path}", reference.place)]
-        )
-    return path
+    if path.is_file():
+        return path
+    shipped = shipped_recipe(reference.value)
+    if shipped is not None:
+        return shipped
+    hint = near_miss(reference.value, shipped_recipes())
+    raise RecipeError(
+        [Problem(f"'extends' names '{reference.value}', but there is no file {path}{hint}", reference.place)]
+    )
 
 
-def _setting(setting: str) -> Node:
+def parse_setting(setting: str) -> tuple[tuple[str, ...], Node]:
+    """The path and the value of a ``key.subkey=value``.
+
+    Raises:
+        RecipeError: when it is none.
+    """
     key, equals, text = setting.partition("=")
-    names = key.split(".")
-    if not equals or not all(names):
+    names = split_key(key)
+    if not equals or names is None:
         raise RecipeError([f"--set {setting}: write it as key.subkey=value"])
-    origin = f"--set {key}"
-    node = read_value(text, origin)
+    return names, read_value(text, f"--set {key}")
+
+
+def split_key(key: str) -> tuple[str, ...] | None:
+    """The names in a path such as ``stages.apo.loss``, ``None`` where one is empty."""
+    names = key.split(".")
+    return tuple(names) if all(names) else None
+
+
+def lay_over(node: Node, names: Sequence[str], value: Node, place: Place) -> Node:
+    """``value``, given at ``place``, laid over what ``node`` has at the path."""
     for name in reversed(names):
-        node = Node({name: node}, Place(origin), {name: Place(origin)})
-    return node
+        value = Node({name: value}, place, {name: place})
+    return merge(node, value)

@@ -19,7 +19,7 @@ from smolrecipe.recipe.outside import OutsideModels, referring_to
 from smolrecipe.recipe.problems import bound_problems, structuring_problems
 from smolrecipe.recipe.recipe import Recipe
 
-_KEYS = ("name", "description", "model", "stages", "launcher", "trackers", "try_instead")
+_KEYS = ("name", "description", "model", "stages", "launcher", "trackers", "try_instead", "sweep")
 _DEFAULT_LAUNCHER = "local"
 
 

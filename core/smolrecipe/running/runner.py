@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from attrs import define, frozen
 
-from smolrecipe.catalog import Catalog
+from smolrecipe.catalog import Catalog, Provider
 from smolrecipe.errors import StageError, UserError
 from smolrecipe.options import Use, walk
 from smolrecipe.planning.plan import Plan, PlannedStage
@@ -79,16 +79,22 @@ class Runner:
             StageError: when a stage fails; what ran before it stays published.
             InterruptedRunError: on Ctrl-C; the same plan goes on from there.
         """
-        outcomes = []
-        for stage in self.plan.stages:
-            ran = not self.store.is_published(stage)
-            if ran:
-                with self.store.lock(stage):
-                    self._run_stage(stage)
-            else:
-                self.view.skipped(stage)
-            outcomes.append(Outcome(stage=stage, record=self.store.record(stage), ran=ran))
-        return outcomes
+        return [self.complete(stage) for stage in self.plan.stages]
+
+    def complete(self, stage: PlannedStage) -> Outcome:
+        """Run one stage, if it is not published; those it consumes are.
+
+        Raises:
+            StageError: when it fails.
+            InterruptedRunError: on Ctrl-C.
+        """
+        ran = not self.store.is_published(stage)
+        if ran:
+            with self.store.lock(stage):
+                self._run_stage(stage)
+        else:
+            self.view.skipped(stage)
+        return Outcome(stage=stage, record=self.store.record(stage), ran=ran)
 
     def _run_stage(self, stage: PlannedStage) -> None:
         folder = self.store.partial(stage)
@@ -146,20 +152,22 @@ class Runner:
             "digest": stage.digest,
             "parents": {parent: self.plan.by_name[parent].digest for parent in stage.parents},
             "options": unstructure(stage.use),
-            "plugins": {
-                name: {
-                    "distribution": provider.distribution,
-                    "version": provider.version,
-                    "source": provider.hash_source(),
-                }
-                for name, provider in sorted(providers.items())
-            },
+            "plugins": _identities(providers),
+            "loaded": _identities(self.catalog.loaded),
             "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
             "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 2),
             "measures": result["measures"],
             "summary": result["summary"],
         }
+
+
+def _identities(providers: Mapping[str, Provider]) -> dict[str, dict[str, str]]:
+    """Plugins by name: which distribution and version each is, and a hash of its source."""
+    return {
+        name: {"distribution": provider.distribution, "version": provider.version, "source": provider.hash_source()}
+        for name, provider in sorted(providers.items())
+    }
 
 
 def _last_step(metrics: Path) -> int | None:

@@ -34,6 +34,9 @@ from smolrecipe import (
     option,
 )
 
+HERE = "this file"
+MODEL = {"layers": {"use": "layers", "count": 3}}
+
 
 @frozen(kw_only=True)
 class Layers:
@@ -78,7 +81,9 @@ def count(options: CountOptions, context: smolrecipe.StageContext) -> Artifact:
         raise StageError("this stage refuses: set behave to 'well'")
     while number < start + options.to:
         number += 1
-        state.write_text(json.dumps(number))
+        beside = context.folder / "state.new"  # a kill between opening and writing would leave an empty file
+        beside.write_text(json.dumps(number))
+        beside.replace(state)
         context.progress(number - start, options.to, loss=1.0 / number)
         time.sleep(options.seconds)
     if options.behave == "crash":
@@ -108,7 +113,7 @@ class BuildOptions:
 
 def build(options: BuildOptions, context: smolrecipe.StageContext) -> Artifact:
     (context.folder / "model.json").write_text(json.dumps(list(options.model.components)))
-    (context.folder / "model").mkdir()
+    (context.folder / "model").mkdir(exist_ok=True)
     (context.folder / "model" / "config.json").write_text(json.dumps(options.model.to_hf()))
     return Artifact()
 
@@ -185,6 +190,7 @@ def smolrecipe_stages():
         devices=lambda options: Devices(processes=options.processes, device=options.device, memory_gib=80),
         verify=recount,
         dry_run=dry_run,
+        example={"to": 3},
     )
     yield StageKind(
         name="bring_in",
@@ -193,13 +199,21 @@ def smolrecipe_stages():
         run=bring_in,
         produces=lambda options: {"number": True, "hf-model": True},
         imports=lambda reference: BringInOptions(reference=reference),
+        example={"reference": "org/name"},
     )
-    yield StageKind(name="build", summary="build", options=BuildOptions, run=build, produces=_hf)
+    yield StageKind(
+        name="build", summary="build", options=BuildOptions, run=build, produces=_hf, example={"model": MODEL}
+    )
     yield StageKind(
         name="take", summary="take", options=TakeOptions, run=build, produces=lambda options: {"number": True}
     )
     yield StageKind(
-        name="use_model", summary="use", options=UseModelOptions, run=build, produces=lambda options: {"hf-model": True}
+        name="use_model",
+        summary="use",
+        options=UseModelOptions,
+        run=build,
+        produces=lambda options: {"hf-model": True},
+        example={"from": "built"},
     )
 
 
@@ -212,11 +226,13 @@ def smolrecipe_model_components():
         apply=lambda d, o: None,
         to_hf=lambda config, options: config.update(layers=options.count, kind=options.kind),
         from_hf=_layers_of,
+        source=HERE,
     )
-    yield ModelComponent(name="odd", summary="no counterpart", apply=lambda d, o: None, to_hf=None)
+    yield ModelComponent(name="odd", summary="no counterpart", source=HERE, apply=lambda d, o: None, to_hf=None)
     yield ModelComponent(
         name="doubled",
         summary="twice the layers",
+        source=HERE,
         apply=lambda d, o: None,
         to_hf=lambda config, options: config.update(layers=2 * config["layers"]),
         after=("layers",),
@@ -235,14 +251,18 @@ def smolrecipe_verify_model(folder, model):
     yield Proof.same("weights are not there yet", int(weights.exists()), len(model.components), of="components")
 
 
+def _ramp(options, step, steps):
+    return step / steps
+
+
 @smolrecipe.hookimpl
 def smolrecipe_schedules():
-    yield Schedule(name="ramp", summary="ramp", options=RampOptions, factor=lambda o, step, steps: step / steps)
+    yield Schedule(name="ramp", summary="ramp", options=RampOptions, source=HERE, factor=_ramp)
 
 
 @smolrecipe.hookimpl
 def smolrecipe_losses():
-    yield Loss(name="toy_loss", summary="loss", loss=lambda batch, options: None)
+    yield Loss(name="toy_loss", summary="loss", source=HERE, loss=lambda batch, options: None)
 
 
 @smolrecipe.hookimpl
