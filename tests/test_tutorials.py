@@ -21,7 +21,7 @@ from attrs import frozen
 
 DOCS = Path(__file__).parents[1] / "docs"
 TUTORIALS = sorted(path.name for path in DOCS.glob("write-a-*.md"))
-LONGEST = 150
+LONGEST = 160
 LONGEST_SECONDS = 120
 
 _FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", flags=re.MULTILINE | re.DOTALL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import Factory, frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
@@ -52,7 +52,7 @@ class Component:
     missing: Callable[[Any], Iterable[str]] = _nothing
     requires: tuple[str, ...] = ()
     extra: str = ""
-    example: Mapping[str, Any] = Factory(dict)
+    example: Mapping[str, Any] = field(factory=dict, eq=False)  # descriptors are hashed, mappings are not
 
 
 @frozen(kw_only=True)
