@@ -137,13 +137,14 @@ def _rope(model: Any, config: dict[str, Any]) -> Iterator[Proof]:
     expected = frequencies(rope, dim)
     for module in rotary:
         in_force = module.inv_freq.double()
-        if expected is not None:
-            yield _relative(f"{kind}'s frequencies are the paper's", in_force, torch.tensor(expected).double())
+        theirs, factor = None, 1.0
         if rope["rope_type"] in ROPE_INIT_FUNCTIONS:
             theirs, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](type(model.config).from_dict(config))
-            yield _relative(f"{kind}'s frequencies are transformers'", in_force, theirs.double())
-        else:
-            factor = 1.0
+        if expected is not None:
+            yield _relative(f"{kind}'s frequencies are the paper's", in_force, torch.tensor(expected).double())
+        elif theirs is not None:
+            # Without a formula of our own, only that the model in force is that of its config.json.
+            yield _relative(f"{kind}'s frequencies are those of the config", in_force, theirs.double())
         paper = attention_factor(rope)
         wanted = factor if paper is None else paper
         yield Proof(
