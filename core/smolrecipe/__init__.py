@@ -20,7 +20,7 @@ from smolrecipe.components import (
     Tracker,
 )
 from smolrecipe.data import TokenRow, TokenRows
-from smolrecipe.errors import Place, Problem, RecipeError, StageError, UserError, near_miss
+from smolrecipe.errors import Place, Problem, RecipeError, StageError, StageStopped, UserError, near_miss
 from smolrecipe.hookspecs import hookimpl
 from smolrecipe.model import HfConfig, ModelDraft
 from smolrecipe.options import Model, StageRef, Use, option
@@ -58,6 +58,7 @@ __all__ = [
     "StageError",
     "StageKind",
     "StageRef",
+    "StageStopped",
     "TokenRow",
     "TokenRows",
     "Tracker",

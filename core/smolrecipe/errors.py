@@ -63,6 +63,14 @@ class StageError(UserError):
     """
 
 
+class StageStopped(UserError):  # noqa: N818  it is no error: the stage did what it was asked to
+    """A stage that was asked to stop (``StageContext.heed_stop``) and has saved what it goes on from after ``step``."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"stopped after step {step}")
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known word that looks most like ``word``, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

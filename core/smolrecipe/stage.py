@@ -14,6 +14,7 @@ from attrs import Factory, frozen
 
 from smolrecipe.errors import StageError
 from smolrecipe.options import StageRef
+from smolrecipe.stopping import heed_stop_signal
 
 STAGE_FILE = "stage.json"
 """In a published artifact: resolved options, parents, versions, timings, measures, summary."""
@@ -104,6 +105,21 @@ class StageContext:
         """Report that ``step`` of ``steps`` is done, with its metrics (loss, learning rate, tokens per second)."""
         if self.rank == 0:
             self.report({"step": step, "steps": steps, **metrics})
+
+    def saved(self, step: int) -> None:
+        """Report that a checkpoint of ``step`` is whole on disk: an interrupted stage goes on from there."""
+        if self.rank == 0:
+            self.report({"checkpoint": step})
+
+    def heed_stop(self) -> Callable[[], bool]:
+        """Take over what SIGTERM means for this process: the returned function says whether the stage is to stop.
+
+        A stage that asks after every step saves a checkpoint when told so and raises ``StageStopped``; it has the grace
+        period of ``smolrecipe run`` for it (60 seconds where not given), after which it is killed. Processes of one
+        stage get the signal at different moments: they must agree before one of them stops. A stage that never calls
+        this is ended by the signal at once, which is right where everything it writes is durable step by step.
+        """
+        return heed_stop_signal()
 
     def say(self, message: str) -> None:
         """Report a sentence about what the stage is doing or has found, for the terminal and the log."""

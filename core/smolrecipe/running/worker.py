@@ -13,7 +13,7 @@ from attrs import asdict
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.components import StageKind, Tracker
-from smolrecipe.errors import UserError
+from smolrecipe.errors import StageStopped, UserError
 from smolrecipe.options import Use
 from smolrecipe.recipe.converter import make_converter
 from smolrecipe.running.metrics import MetricsWriter
@@ -37,6 +37,9 @@ def run_task(task: Task, catalog: Catalog, hook: Any) -> int:
         hook.smolrecipe_before_stage(run=context)
         artifact = use.component.run(use.options, context)
         hook.smolrecipe_after_stage(run=context, artifact=artifact)
+    except StageStopped as stopped:
+        write_json(folder / FAILURE_FILE, {"stopped": stopped.step})
+        return 1
     except UserError as error:
         _fail(folder, str(error), crash=False)
         return 1
