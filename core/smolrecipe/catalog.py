@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -17,16 +18,30 @@ C = TypeVar("C", bound=Component)
 class Provider:
     """The plugin that offers a component: its entry-point name, its distribution with version.
 
-    ``hash_source()`` identifies the plugin's source; it reads files, so only a plan calls it.
+    ``hash_source()`` identifies the source that the plugin had when it was first asked; it reads files, so only a plan
+    calls it. ``source_files()`` has the files of the source as they are now, each with its sha256.
     """
 
     plugin: str
     distribution: str = ""
     version: str = ""
     hash_source: Callable[[], str] = lambda: ""
+    source_files: Callable[[], Mapping[str, str]] = dict
+    hooks: frozenset[str] = frozenset()
+    """The names of the hooks that the plugin implements."""
 
     def __str__(self) -> str:
         return f"plugin '{self.plugin}' ({self.distribution} {self.version})" if self.distribution else self.plugin
+
+
+def hash_of_files(files: Mapping[str, str]) -> str:
+    """One hash for files, of which each has its own: it changes with a file's name and with its content."""
+    if not files:
+        return ""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{files[name]}\n".encode())
+    return digest.hexdigest()
 
 
 class UnknownComponentError(UserError):

@@ -42,6 +42,10 @@ class Component:
     ``requires`` names the top-level modules that running it imports and that a plain installation lacks, ``extra`` the
     extra (of the plugin's distribution) that installs them: a recipe that uses the component where they are missing is
     refused with that remedy.
+
+    ``fingerprint(options)`` identifies what a result depends on besides the options, the plugin and the content of the
+    paths among them: data that a source reads, a module that an option names. It is part of the stage's digest: the
+    same text as long as these are the same, whatever the machine; it must be quick and import no engine.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Component:
     source: str = ""
     check: Callable[[Any], Iterable[str]] = _nothing
     missing: Callable[[Any], Iterable[str]] = _nothing
+    fingerprint: Callable[[Any], str] = lambda options: ""
     requires: tuple[str, ...] = ()
     extra: str = ""
     example: Mapping[str, Any] = field(factory=dict, eq=False)  # descriptors are hashed, mappings are not
@@ -220,13 +225,13 @@ class Source(Component):
     no such file, ``read`` raises a ``StageError``.
 
     ``yields(options)`` says their shape: ``"text"``, ``"chat"``, ``"preference"`` or ``"problem"`` (see
-    ``smolrecipe.data``). ``fingerprint(options)`` identifies the data behind the options for the stage digest, without
-    reading all of it where that would be slow; it is the same text as long as the data are the same.
+    ``smolrecipe.data``). ``fingerprint(options)`` identifies the data behind the options, without reading all of it
+    where that would be slow. A source that has one speaks for the files among its options; of one that has none their
+    content counts.
     """
 
     read: Callable[[Any], Iterable[Mapping[str, Any]]]
     yields: Callable[[Any], str]
-    fingerprint: Callable[[Any], str] = lambda options: ""
 
 
 @frozen(kw_only=True)

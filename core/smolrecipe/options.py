@@ -33,6 +33,7 @@ def option(
     factory: Any = None,
     source: str = "",
     identity: bool = True,
+    ordered: bool = True,
     needs: str | tuple[str, ...] = "",
     at_least: float | None = None,
     more_than: float | None = None,
@@ -47,6 +48,8 @@ def option(
         source: the paper, equation or configuration that the default comes from.
         identity: whether the value changes what a stage computes. ``False`` keeps it out of the stage's digest:
             paths, log levels, how many devices share the work.
+        ordered: of an option that maps names to something: whether the order of its entries changes what a stage
+            computes, as that of sources whose rows are joined does. ``False`` keeps it out of the stage's digest.
         needs: for a ``StageRef``: what the named stage must produce, for example ``"hf-model"``; one of several
             where it is a tuple.
         at_least, more_than, at_most: the bounds of a number.
@@ -55,6 +58,7 @@ def option(
         "doc": doc,
         "source": source,
         "identity": identity,
+        "ordered": ordered,
         "needs": needs,
         "at_least": at_least,
         "more_than": more_than,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +13,8 @@ from attrs import Factory, frozen
 
 from smolrecipe.errors import StageError
 from smolrecipe.options import StageRef
+from smolrecipe.published import read_events as read_events  # plugins find it here
+from smolrecipe.published import read_record
 from smolrecipe.stopping import heed_stop_signal
 
 STAGE_FILE = "stage.json"
@@ -38,6 +39,21 @@ A ``.ds`` file holds little-endian token ids, of two bytes where the vocabulary 
 ``.ds.index`` the ends of its documents as 64-bit token counts, its ``.ds.metadata`` the lines ``name|bytes per token``
 and the number of tokens. ``tokens/tokens.json`` names the tokenizer (``sha256``, ``vocab_size``, ``end_of_document``,
 ``end_of_document_id``), ``tokens/<source>/source.json`` has a finished source's counts.
+"""
+
+GRACE_VARIABLE = "SMOLRECIPE_GRACE"
+"""Environment variable of a stage's processes: the seconds that they have to end in once they are asked to stop. A
+launcher that passes SIGTERM on waits as long before it kills.
+"""
+
+LAUNCHER_VARIABLE = "SMOLRECIPE_LAUNCHER"
+"""Environment variable in which a launcher may name its process id to the workers that it starts on its own machine. A
+worker whose launcher is gone before it has begun ends at once then, and is no orphan.
+"""
+
+ENDS_VARIABLE = "SMOLRECIPE_ENDS"
+"""Environment variable of a launcher: a file in which it may say how its workers ended, for the sentence about a stage
+that failed, as JSON: rank -> exit code (negative for a signal) and time in seconds since 1970, ``{"1": [-9, 1.7e9]}``.
 """
 
 
@@ -93,9 +109,15 @@ class StageContext:
         return path
 
     def record(self) -> Mapping[str, Any]:
-        """What ``stage.json`` says of the published artifact in ``folder``: for a stage kind's ``verify``."""
-        record: Mapping[str, Any] = json.loads((self.folder / STAGE_FILE).read_text(encoding="utf-8"))
-        return record
+        """What ``stage.json`` says of the published artifact in ``folder``: for a stage kind's ``verify``.
+
+        Raises:
+            StageError: when it is damaged.
+        """
+        try:
+            return read_record(self.folder / STAGE_FILE)
+        except ValueError as error:
+            raise StageError(str(error)) from None
 
     def events(self) -> list[dict[str, Any]]:
         """What the stage in ``folder`` has reported so far, or ever: steps with their metrics, and sentences."""
@@ -125,19 +147,6 @@ class StageContext:
         """Report a sentence about what the stage is doing or has found, for the terminal and the log."""
         if self.rank == 0:
             self.report({"message": message})
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a ``metrics.jsonl``; a line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
 
 
 _PR_SET_PDEATHSIG = 1

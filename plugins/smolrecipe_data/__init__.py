@@ -130,6 +130,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         extra="data",
         read=_read_hf_dataset,
         yields=lambda options: options.yields,
+        fingerprint=local_files.folder_fingerprint,
         example={"id": "roneneldan/TinyStories"},
     )
     yield Source(

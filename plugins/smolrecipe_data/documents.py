@@ -6,18 +6,21 @@ stage that was interrupted goes on from.
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow
 import pyarrow.parquet
 from attrs import asdict, define, field
 
 from smolrecipe import StageError
+from smolrecipe_data.rows import LONGEST_ROW, valid_unicode
+from smolrecipe_data.seals import damage, describe, read_sealed, write_sealed
+from smolrecipe_data.wording import named
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -39,6 +42,8 @@ class DocumentCounts:
     """Documents without text, which are left out."""
     repaired: int = 0
     """Documents with lone surrogates, which no encoding has; each became a question mark."""
+    escaped: int = 0
+    """Documents in which a control token is written (``<|end_of_text|>``): they hold its letters, not the token."""
 
 
 def split_of(text: str, held_out: float) -> Split:
@@ -61,6 +66,7 @@ def collect(
     held_out: float,
     files: int,
     seed: int,
+    control_tokens: Sequence[str],
     on_documents: Callable[[DocumentCounts], None],
 ) -> DocumentCounts:
     """Write the source's documents to ``folder/<split>/<number>.parquet``, unless an earlier attempt finished that.
@@ -69,60 +75,65 @@ def collect(
     make one file.
 
     Raises:
-        StageError: for a row that is not text.
+        StageError: for a row that is not text, or too much of it for one document.
     """
     done = folder / _COUNTS_FILE
-    if done.exists():
-        return DocumentCounts(**json.loads(done.read_text()))
-    shutil.rmtree(folder, ignore_errors=True)
+    sealed = read_sealed(done)
+    if sealed is not None and not damage(folder, sealed["files"]):
+        return DocumentCounts(**sealed["counts"])
+    if folder.exists():
+        shutil.rmtree(folder)
     counts = DocumentCounts()
+    controls = re.compile("|".join(map(re.escape, control_tokens))) if control_tokens else None
     writers: dict[tuple[Split, int], _Writer] = {}
     try:
         for row in rows:
-            text = row.get("text")
-            if not isinstance(text, str):
-                raise StageError(
-                    f"{where}: a row has no 'text' to tokenise; it has {', '.join(sorted(row)) or 'nothing'}"
-                )
+            text = _text(row, where)
             if not text:
                 counts.empty += 1
                 continue
-            text = _valid(text, counts)
-            split = split_of(text, held_out)
-            number = file_of(text, files, seed) if split == "train" else 0
+            valid = valid_unicode(text)
+            counts.repaired += valid != text
+            counts.escaped += controls is not None and controls.search(valid) is not None
+            split = split_of(valid, held_out)
+            number = file_of(valid, files, seed) if split == "train" else 0
             if (split, number) not in writers:
                 writers[split, number] = _Writer(folder / split / f"{number:05d}.parquet")
-            writers[split, number].add(text)
-            counts.characters += len(text)
+            writers[split, number].add(valid)
+            counts.characters += len(valid)
             setattr(counts, split, getattr(counts, split) + 1)
             on_documents(counts)
+        for writer in writers.values():
+            writer.finish()
     finally:
         for writer in writers.values():
             writer.close()
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = done.with_suffix(".part")
-    unfinished.write_text(json.dumps(asdict(counts)))
-    unfinished.rename(done)
+    written = describe(folder, [writer.path for writer in writers.values()])
+    write_sealed(done, {"counts": asdict(counts), "files": written})
     return counts
 
 
-def _valid(text: str, counts: DocumentCounts) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        counts.repaired += 1
-        return text.encode(errors="replace").decode()
+def _text(row: Mapping[str, Any], where: str) -> str:
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise StageError(f"{where}: a row has no 'text' to tokenise; it has {named(row)}")
+    if len(text) > LONGEST_ROW:
+        raise StageError(
+            f"{where}: a document has {len(text):,} characters, and at most {LONGEST_ROW:,} can be tokenised at once: "
+            "split it"
+        )
     return text
 
 
 @define
 class _Writer:
-    """One Parquet file of texts, written a megabyte at a time."""
+    """One Parquet file of texts, written a megabyte at a time, whole after ``finish``."""
 
     path: Path
     _texts: list[str] = field(factory=list, init=False)
     _characters: int = field(default=0, init=False)
-    _file: pyarrow.parquet.ParquetWriter | None = field(default=None, init=False)
+    _file: BinaryIO | None = field(default=None, init=False)
+    _parquet: pyarrow.parquet.ParquetWriter | None = field(default=None, init=False)
 
     def add(self, text: str) -> None:
         self._texts.append(text)
@@ -130,14 +141,22 @@ class _Writer:
         if self._characters >= _FLUSH_CHARACTERS:
             self._flush()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self._flush()
+        if self._parquet is not None:
+            self._parquet.close()
+
+    def close(self) -> None:
+        """Close the file, whether it is whole or not."""
+        if self._parquet is not None:
+            self._parquet.is_open = False  # or it would write the end of a file that lacks its middle, once forgotten
         if self._file is not None:
             self._file.close()
 
     def _flush(self) -> None:
-        if self._file is None:
+        if self._parquet is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = pyarrow.parquet.ParquetWriter(self.path, _SCHEMA)
-        self._file.write_table(pyarrow.table({"text": self._texts}, schema=_SCHEMA))
+            self._file = self.path.open("wb")
+            self._parquet = pyarrow.parquet.ParquetWriter(self._file, _SCHEMA)
+        self._parquet.write_table(pyarrow.table({"text": self._texts}, schema=_SCHEMA))
         self._texts, self._characters = [], 0

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from smolrecipe_data.rows import column_problems
-from smolrecipe_data.source_options import FilesOptions
+from smolrecipe_data.source_options import FilesOptions, HfDatasetOptions
+from smolrecipe_data.steady_files import what_it_is
+from smolrecipe_data.wording import printable
 
+_MOST_FILES = 100_000
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".txt", ".md")
+DOCUMENTS = (".txt", ".md")
+"""Formats in which a file is one document; the others hold rows."""
 
 
 def expand(path: Path) -> list[Path]:
     """The files that a path or a glob names, a glob's by name."""
-    globbed = next((index for index, part in enumerate(path.parts) if any(mark in part for mark in "*?[")), None)
-    if globbed is None or path.exists():
-        return [path] if path.is_file() else []
-    folder, pattern = Path(*path.parts[:globbed]), "/".join(path.parts[globbed:])
-    return sorted(match for match in folder.glob(pattern) if match.is_file())
+    return [match for match in _matches(path) if _is_file(match)]
 
 
 def suffix(path: Path) -> str:
@@ -34,17 +37,25 @@ def check(options: FilesOptions) -> Iterable[str]:
     for path in options.paths:
         for file in expand(path):
             if not suffix(file):
-                yield f"cannot read {file}: formats are {', '.join(SUFFIXES)}"
-            elif suffix(file) in (".txt", ".md") and options.yields != "text":
-                yield f"{file} can only yield text rows, not {options.yields} rows"
+                yield f"cannot read {printable(file)}: formats are {', '.join(SUFFIXES)}"
+            elif suffix(file) in DOCUMENTS and options.yields != "text":
+                yield f"{printable(file)} can only yield text rows, not {options.yields} rows"
     yield from column_problems(options.yields, options.columns)
 
 
 def missing(options: FilesOptions) -> Iterable[str]:
-    """Paths at which there is nothing on this machine."""
+    """Paths at which there is nothing to read on this machine: no file, one without rows, or something else."""
     for path in options.paths:
         if not expand(path):
-            yield f"no file at {path}"
+            found = what_it_is(path)
+            yield f"no file at {printable(path)}" + (f": there is {found}" if found != "nothing" else "")
+            continue
+        for match in _matches(path):
+            found = what_it_is(match)
+            if found and not _is_folder(match):
+                yield f"{printable(match)} cannot be read: there is {found}"
+            elif not found and suffix(match) not in DOCUMENTS and not match.stat().st_size:
+                yield f"{printable(match)} is empty (0 bytes): write it again, or take it off 'paths'"
 
 
 def fingerprint(options: FilesOptions) -> str:
@@ -53,7 +64,31 @@ def fingerprint(options: FilesOptions) -> str:
     for path in options.paths:
         for file in expand(path):
             stat = file.stat()
-            whole.update(f"{suffix(file)} {_sha256(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+            # Unread where it is empty: what the kernel shows as an empty file may have no end.
+            digest = _sha256(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat.st_size else ""
+            whole.update(f"{suffix(file)} {digest}\n".encode())
+    return whole.hexdigest()
+
+
+def folder_fingerprint(options: HfDatasetOptions) -> str:
+    """A hash of the folder that ``id`` names; nothing for a data set of the Hub, which its options identify.
+
+    Raises:
+        OSError: where the folder holds so many files that it cannot be what was meant.
+    """
+    root = Path(options.id)
+    if not root.is_dir():
+        return ""
+    found = list(itertools.islice((path for path in root.rglob("*") if path.is_file()), _MOST_FILES + 1))
+    if len(found) > _MOST_FILES:
+        raise OSError(
+            errno.EFBIG, f"it holds more than {_MOST_FILES:,} files: name the data set's own folder", str(root)
+        )
+    whole = hashlib.sha256()
+    for file in sorted(found):
+        stat = file.stat()
+        digest = _sha256(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat.st_size else ""
+        whole.update(f"{file.relative_to(root).as_posix()} {digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -63,8 +98,34 @@ def files(options: FilesOptions) -> Iterator[Path]:
         yield from expand(path)
 
 
+def _matches(path: Path) -> list[Path]:
+    """All that a path or a glob names, whatever it is, a glob's by name."""
+    globbed = next((index for index, part in enumerate(path.parts) if any(mark in part for mark in "*?[")), None)
+    if globbed is None or _is_file(path):
+        return [path]
+    folder, pattern = Path(*path.parts[:globbed]), "/".join(path.parts[globbed:])
+    try:
+        return sorted(folder.glob(pattern))
+    except (OSError, ValueError):  # '**' inside a name, a folder that may not be listed
+        return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # below a folder that may not be entered
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 @functools.lru_cache(maxsize=65536)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """The file's sha256; size and time of change are there to forget it when the file changes."""
+def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
+    """The file's sha256; size and times of change are there to forget it when the file changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from smolrecipe_data.interleave import Interleave
 from smolrecipe_data.options import MixtureOptions
 from smolrecipe_data.passes import EndlessSource
 from smolrecipe_data.shares import held_out_rows, shares_of
+from smolrecipe_data.token_facts import Vocabulary, read_vocabulary, require_counts, require_position
 from smolrecipe_data.token_files import ABOUT_FILE, SOURCE_FILE, TokenStream
+from smolrecipe_data.wording import named
 
 
 @frozen
@@ -61,9 +62,11 @@ class Mixture:
         self._shares = shares_of(weights)
         self._names = list(self._shares)
         self._interleave = Interleave(list(self._shares.values()), seed)
-        self._sources = [EndlessSource(name, TokenStream(sources[name] / "train"), order_seed) for name in self._names]
+        self._sources = [
+            EndlessSource(name, TokenStream(sources[name] / "train", vocab_size), order_seed) for name in self._names
+        ]
         self._held_out = {
-            name: TokenStream(sources[name] / "held_out")
+            name: TokenStream(sources[name] / "held_out", vocab_size)
             for name in self._names
             if (sources[name] / "held_out").is_dir()
         }
@@ -162,20 +165,24 @@ def open_mixture(
     """Open the token files of the stages that ``from`` names.
 
     Raises:
-        StageError: for weights that do not fit the sources there are, and for stages with different tokenizers.
+        StageError: for weights that do not fit the sources there are, for stages with different tokenizers, and for
+            files or a position that cannot be what was written.
     """
     sources: dict[str, Path] = {}
-    tokenizers: dict[str, Mapping[str, Any]] = {}
+    tokenizers: dict[str, Vocabulary] = {}
     for ref in options.from_:
         folder = context.input(ref, TOKENS_FOLDER)
-        tokenizers[str(ref)] = json.loads((folder / ABOUT_FILE).read_text())
+        tokenizers[str(ref)] = read_vocabulary(folder / ABOUT_FILE)
         for source in sorted(path.parent for path in folder.glob(f"*/{SOURCE_FILE}")):
             if source.name in sources:
                 raise StageError(f"source '{source.name}' is in two of the stages mixed: rename it in '{ref}'")
             sources[source.name] = source
-    if len({about["sha256"] for about in tokenizers.values()}) > 1:
+    if len({about.sha256 for about in tokenizers.values()}) > 1:
         raise StageError(f"stages {', '.join(tokenizers)} used different tokenizers: their tokens cannot be mixed")
     _require_weights(options, sources)
+    require_position(start)
+    if unknown := sorted(set(start or {}) - set(sources)):
+        context.say(f"the position of {named(unknown)}, which no stage mixed here has, is kept for a later stage")
     mixture = Mixture(
         sources,
         options.weights,
@@ -183,9 +190,10 @@ def open_mixture(
         seed=seed,
         order_seed=options.order_seed,
         start=start,
-        vocab_size=next(iter(tokenizers.values()))["vocab_size"],
+        vocab_size=next(iter(tokenizers.values())).size,
     )
     for name, counts in mixture.summary()["sources"].items():
+        require_counts(sources[name] / SOURCE_FILE, counts)
         if not counts["held_out_rows"]:
             context.say(
                 f"source '{name}' has no held-out row: {counts['held_out_tokens']} held-out tokens, a row needs "

@@ -40,7 +40,9 @@ PAD = "<|finetune_right_pad_id|>"
 class TrainTokenizerOptions:
     """The options of the ``train_tokenizer`` stage."""
 
-    data: Mapping[str, Use[Source]] = option(doc="the text that byte pairs are counted in; rows of any shape")
+    data: Mapping[str, Use[Source]] = option(
+        ordered=False, doc="the text that byte pairs are counted in; rows of any shape"
+    )
     vocab_size: int = option(at_least=257, doc="how many tokens in all, special tokens included; reached exactly")
     special_tokens: list[str] = option(
         factory=lambda: list(SPECIAL_TOKENS),
@@ -69,6 +71,7 @@ class PretrainedTokenizerOptions:
     file: Path | None = option(default=None, doc="a local tokenizer.json instead")
     token_names: Mapping[str, str] = option(
         factory=dict,
+        ordered=False,
         doc="new names for tokens, id: name; only special and added tokens have names to give away",
         source="SmolLM3 names reserved tokens of Llama 3.2: 128002: <think>, 128011: <|im_start|>, ...",
     )
@@ -86,7 +89,9 @@ class TokenizeOptions:
     """The options of the ``tokenize`` stage."""
 
     tokenizer: StageRef = option(needs="tokenizer", doc="the stage whose tokenizer is used")
-    sources: Mapping[str, Use[Source]] = option(doc="the sources, which must yield text rows, by the names they get")
+    sources: Mapping[str, Use[Source]] = option(
+        ordered=False, doc="the sources, which must yield text rows, by the names they get"
+    )
     held_out: float = option(
         default=0.01,
         at_least=0,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import huggingface_hub
 import huggingface_hub.errors as hub_errors
-from tokenizers import Tokenizer  # noqa: TID253
 
 from smolrecipe import Artifact, StageContext, StageError
 from smolrecipe.stage import TOKENIZER_FOLDER
+from smolrecipe_data.json_files import read_json
 from smolrecipe_data.options import PretrainedTokenizerOptions
+from smolrecipe_data.tokenizer_files import added_tokens, tokenizer_from
 from smolrecipe_data.tokenizer_folder import TOKENIZER_FILE, added_token, save
+from smolrecipe_data.wording import printable
 
 
 def pretrained_tokenizer(options: PretrainedTokenizerOptions, context: StageContext) -> Artifact:
@@ -27,14 +28,11 @@ def pretrained_tokenizer(options: PretrainedTokenizerOptions, context: StageCont
         path, origin = options.file, str(options.file)
     else:
         path, origin = _download(str(options.id), options.revision), str(options.id)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        _rename(content, {int(token): name for token, name in options.token_names.items()}, origin)
-        tokenizer = Tokenizer.from_str(json.dumps(content))
-    except StageError:
-        raise
-    except Exception as error:  # the library raises plain Exception for a file it cannot parse
-        raise StageError(f"the {TOKENIZER_FILE} of {origin} cannot be read: {error}") from None
+    where = f"the {TOKENIZER_FILE} of {printable(origin)}"
+    content = read_json(path, where)
+    tokenizer_from(content, where)
+    _rename(content, {int(token): name for token, name in options.token_names.items()}, where)
+    tokenizer = tokenizer_from(content, f"{where}, with its new names,")
     save(
         tokenizer,
         context.folder / TOKENIZER_FOLDER,
@@ -52,13 +50,13 @@ def pretrained_tokenizer(options: PretrainedTokenizerOptions, context: StageCont
     )
 
 
-def _rename(content: dict[str, Any], names: dict[int, str], origin: str) -> None:
+def _rename(content: dict[str, Any], names: dict[int, str], where: str) -> None:
     """Give added tokens new names. Their ids stay, so a model's embeddings keep their meaning."""
-    added = {entry["id"]: entry for entry in content.get("added_tokens", ())}
+    added = {entry["id"]: entry for entry in added_tokens(content, where)}
     missing = sorted(set(names) - set(added))
     if missing:
         raise StageError(
-            f"'token_names' names {', '.join(map(str, missing))}, which are no special or added tokens of {origin}; "
+            f"'token_names' names {', '.join(map(str, missing))}, which are no special or added tokens of {where}; "
             f"those are {min(added, default='none')} to {max(added, default='none')}"
         )
     vocabulary = content["model"].get("vocab")

@@ -33,7 +33,9 @@ class HfDatasetOptions:
     data_files: list[str] = option(
         factory=list, doc="the dataset's files to read, globs allowed; empty for its default"
     )
-    streaming: bool = option(default=False, doc="read rows over the network instead of downloading the split first")
+    streaming: bool = option(
+        default=False, identity=False, doc="read rows over the network instead of downloading the split first"
+    )
     fraction: float | None = option(
         default=None,
         more_than=0,
@@ -44,7 +46,7 @@ class HfDatasetOptions:
     seed: int = option(default=0, at_least=0, doc="the seed of that shuffle", source="alignment-handbook: 0")
     rows: int | None = option(default=None, at_least=1, doc="read at most this many rows")
     yields: Shape = option(default="text", doc="the shape of the rows")
-    columns: Mapping[str, str] = option(factory=dict, doc=_COLUMNS_DOC)
+    columns: Mapping[str, str] = option(factory=dict, ordered=False, doc=_COLUMNS_DOC)
 
 
 @frozen(kw_only=True)
@@ -58,7 +60,7 @@ class FilesOptions:
     )
     rows: int | None = option(default=None, at_least=1, doc="read at most this many rows")
     yields: Shape = option(default="text", doc="the shape of the rows")
-    columns: Mapping[str, str] = option(factory=dict, doc=_COLUMNS_DOC)
+    columns: Mapping[str, str] = option(factory=dict, ordered=False, doc=_COLUMNS_DOC)
 
 
 @frozen(kw_only=True)

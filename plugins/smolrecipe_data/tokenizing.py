@@ -1,8 +1,9 @@
 """The ``tokenize`` stage: sources to token files, by datatrove.
 
 Layout of the artifact: ``tokens/<source>/<train|held_out>/*.ds`` with ``.ds.index`` (document ends) and
-``.ds.metadata``, ``tokens/<source>/source.json`` (counts) and ``tokens/tokens.json`` (which tokenizer they are of).
-A source with its ``source.json`` is finished, so that an interrupted stage goes on with the next one.
+``.ds.metadata``, ``tokens/<source>/source.json`` (counts, and what its files are) and ``tokens/tokens.json`` (which
+tokenizer they are of). A source with its ``source.json`` is finished, so that an interrupted stage goes on with the
+next one, provided that its files are still what they were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from smolrecipe import Artifact, Source, StageContext, StageError, Use
 from smolrecipe.stage import TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe_data.documents import SPLITS, DocumentCounts, collect
 from smolrecipe_data.options import TokenizeOptions
+from smolrecipe_data.seals import Files, damage, read_sealed, write_sealed
 from smolrecipe_data.token_files import ABOUT_FILE, SOURCE_FILE, TokenStream
 from smolrecipe_data.token_writer import TokenWriter
 from smolrecipe_data.tokenizer_folder import TokenizerFacts, facts
@@ -34,19 +36,17 @@ def tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
     """
     tokenizer = facts(context.input(options.tokenizer, TOKENIZER_FOLDER), options.end_of_document)
     tokens = context.folder / TOKENS_FOLDER
-    scratch = context.folder / _SCRATCH_FOLDER
     sources: dict[str, dict[str, int]] = {}
     for number, (name, use) in enumerate(options.sources.items(), start=1):
-        finished = tokens / name / SOURCE_FILE
-        if finished.exists():
-            context.say(f"source '{name}' was tokenised before the interruption")
-        else:
-            counts = _tokenize_source(name, use, options, tokenizer, context)
-            _write_json(finished, counts)
-            shutil.rmtree(scratch / name, ignore_errors=True)
-        sources[name] = json.loads(finished.read_text())
+        counts = _finished(name, context)
+        if counts is None:
+            counts, files = _tokenize_source(name, use, options, tokenizer, context)
+            write_sealed(tokens / name / SOURCE_FILE, {**counts, "files": files})
+        _delete(context.folder / _SCRATCH_FOLDER / name)
+        sources[name] = counts
         context.progress(number, len(options.sources), **_totals(sources))
-    shutil.rmtree(scratch, ignore_errors=True)
+        context.saved(number)
+    _delete(context.folder / _SCRATCH_FOLDER)
     about = {
         "sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
@@ -57,9 +57,34 @@ def tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
     return Artifact(summary={**_totals(sources), "vocab_size": tokenizer.vocab_size, "sources": sources})
 
 
+def _finished(name: str, context: StageContext) -> dict[str, int] | None:
+    """The counts of a source that an earlier attempt has finished, whole as it still is; ``None`` for any other.
+
+    What is there of a finished one that is damaged is deleted.
+    """
+    folder = context.folder / TOKENS_FOLDER / name
+    if not (folder / SOURCE_FILE).exists():
+        return None
+    sealed = read_sealed(folder / SOURCE_FILE)
+    if sealed is None:
+        wrong = f"{SOURCE_FILE} is not what was written"
+    else:
+        files = sealed.pop("files")
+        strange = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        strange -= {*files, SOURCE_FILE}
+        wrong = damage(folder, files) or (f"{min(strange)} is none of its files" if strange else "")
+        if not wrong:
+            context.say(f"source '{name}' was tokenised before the interruption")
+            return sealed
+    context.say(f"source '{name}' was tokenised before the interruption, but {wrong}: it is tokenised again")
+    _delete(folder)
+    return None
+
+
 def _tokenize_source(
     name: str, use: Use[Source], options: TokenizeOptions, tokenizer: TokenizerFacts, context: StageContext
-) -> dict[str, int]:
+) -> tuple[dict[str, int], Files]:
+    """Counts and files of a source, which are then there."""
     scratch = context.folder / _SCRATCH_FOLDER / name
     documents = collect(
         use.component.read(use.options),
@@ -68,6 +93,7 @@ def _tokenize_source(
         held_out=options.held_out,
         files=options.files,
         seed=options.seed,
+        control_tokens=tokenizer.control_tokens,
         on_documents=_now_and_then(
             lambda counts: context.say(f"{name}: {counts.train + counts.held_out:,} documents read")
         ),
@@ -79,7 +105,9 @@ def _tokenize_source(
         "characters": documents.characters,
         "empty_documents": documents.empty,
         "repaired_documents": documents.repaired,
+        "escaped_documents": documents.escaped,
     }
+    files = {}
     for split in SPLITS:
         if getattr(documents, split) == 0:
             continue
@@ -92,10 +120,11 @@ def _tokenize_source(
             end_of_document=tokenizer.end_of_document,
             seed=options.seed,
         )
-        writer.write_all(
+        made = writer.write_all(
             options.workers,
-            on_file=_now_and_then(lambda done, files: context.say(f"{name}: {done} of {files} files tokenised")),
+            on_file=_now_and_then(lambda done, all_: context.say(f"{name}: {done} of {all_} files tokenised")),
         )
+        files |= {f"{split}/{file}": described for file, described in made.items()}
         stream = TokenStream(target)
         if stream.documents != getattr(documents, split):
             raise StageError(
@@ -103,7 +132,7 @@ def _tokenize_source(
                 f"the files in {target} do not hold what they should. Delete {context.folder} and run again"
             )
         result["tokens" if split == "train" else "held_out_tokens"] = stream.tokens
-    return {"tokens": 0, "held_out_tokens": 0, **result}
+    return {"tokens": 0, "held_out_tokens": 0, **result}, files
 
 
 def _require_documents(name: str, documents: DocumentCounts, held_out: float) -> None:
@@ -137,8 +166,12 @@ def _totals(sources: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {key: sum(counts[key] for counts in sources.values()) for key in keys}
 
 
+def _delete(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     unfinished.rename(path)

@@ -10,7 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from smolrecipe import Artifact, Source, StageContext, StageError, Use
 from smolrecipe.stage import TOKENIZER_FOLDER
 from smolrecipe_data.options import TrainTokenizerOptions
-from smolrecipe_data.rows import row_texts
+from smolrecipe_data.rows import row_texts, valid_unicode
+from smolrecipe_data.tokenizer_files import rust_errors
 from smolrecipe_data.tokenizer_folder import added_token, save
 
 
@@ -25,9 +26,11 @@ def train_tokenizer(options: TrainTokenizerOptions, context: StageContext) -> Ar
     """
     counts: dict[str, dict[str, int]] = {}
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    with rust_errors("'pattern' is no regular expression"):
+        words = Regex(options.pattern)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(options.pattern), behavior="isolated"),
+            pre_tokenizers.Split(words, behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -40,7 +43,8 @@ def train_tokenizer(options: TrainTokenizerOptions, context: StageContext) -> Ar
         special_tokens=[],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(options.data, options.characters, counts, context), trainer=trainer)
+    with rust_errors("byte pairs cannot be counted"):
+        tokenizer.train_from_iterator(_texts(options.data, options.characters, counts, context), trainer=trainer)
     characters = sum(count["characters"] for count in counts.values())
     reached = tokenizer.get_vocab_size()
     if reached != learned:
@@ -62,7 +66,7 @@ def _texts(
     data: Mapping[str, Use[Source]], most: int | None, counts: dict[str, dict[str, int]], context: StageContext
 ) -> Iterator[str]:
     for number, (name, use) in enumerate(data.items(), start=1):
-        count = counts[name] = {"rows": 0, "characters": 0}
+        count = counts[name] = {"rows": 0, "characters": 0, "repaired_rows": 0}
         for row in _rows_within(use, most, count):
             yield from row
         if count["characters"] == 0:
@@ -73,8 +77,10 @@ def _texts(
 def _rows_within(use: Use[Source], most: int | None, count: dict[str, int]) -> Iterator[list[str]]:
     row: Any
     for row in use.component.read(use.options):
-        texts = list(row_texts(row))
+        given = list(row_texts(row))
+        texts = [valid_unicode(text) for text in given]
         count["rows"] += 1
+        count["repaired_rows"] += texts != given
         count["characters"] += sum(map(len, texts))
         yield texts
         if most is not None and count["characters"] >= most:

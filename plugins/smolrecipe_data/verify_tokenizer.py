@@ -92,7 +92,7 @@ def _proofs(
             wrong.append(f"{name} is {alone}, not [{wanted}]")
     yield Proof.same("special tokens are one token each", len(wrong), len(names), of="tokens", note=listed(wrong))
 
-    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     asked = {"eos_token": eos, "pad_token": pad, "bos_token": bos}
     roles = {role: getattr(loaded, role) for role in asked}
     other = [f"{role} is {roles[role]}, not {name}" for role, name in asked.items() if roles[role] != name]

@@ -11,8 +11,6 @@ import random
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from attrs import define, field
@@ -22,7 +20,8 @@ from smolrecipe import Proof, StageContext, StageError
 from smolrecipe.stage import TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe_data.options import TokenizeOptions
 from smolrecipe_data.raw_files import Array, RawFile, raw_files
-from smolrecipe_data.tokenizer_folder import CONFIG_FILE, TOKENIZER_FILE
+from smolrecipe_data.tokenizer_files import load_tokenizer
+from smolrecipe_data.tokenizer_folder import TOKENIZER_FILE, eos_token
 from smolrecipe_data.wording import listed
 
 MOST_TOKENS = 2**27
@@ -37,11 +36,14 @@ _SPLITS = ("train", "held_out")
 class _Findings:
     """What reading the files has found: how much was looked at, and the places where something is wrong."""
 
+    controls: Array
+    """Of each token whether it is a control token, and of one beyond the vocabulary, which is the last."""
     documents: int = 0
     tokens: int = 0
     not_ascending: list[str] = field(factory=list)
     not_in_vocabulary: list[str] = field(factory=list)
     without_end: list[str] = field(factory=list)
+    control_inside: list[str] = field(factory=list)
     hashes: dict[str, dict[bytes, str]] = field(factory=lambda: {split: {} for split in _SPLITS})
     some: list[tuple[str, Array]] = field(factory=list)
     """A few documents with their places, without the token that ends them."""
@@ -50,8 +52,9 @@ class _Findings:
 def verify_tokens(options: TokenizeOptions, context: StageContext) -> Iterator[Proof]:
     """Proofs about the token files of a ``tokenize`` stage."""
     tokenizer_folder = context.input(options.tokenizer, TOKENIZER_FOLDER)
-    tokenizer = Tokenizer.from_file(str(tokenizer_folder / TOKENIZER_FILE))
-    end_name = _end_of_document(options, tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder / TOKENIZER_FILE)
+    tokenizer.encode_special_tokens = True  # names of control tokens in documents are text
+    end_name = options.end_of_document or eos_token(tokenizer_folder)
     end = tokenizer.token_to_id(end_name)
     if end is None:
         yield Proof(claim="the end of a document is a token", holds=False, note=f"{end_name} is no token")
@@ -67,7 +70,7 @@ def verify_tokens(options: TokenizeOptions, context: StageContext) -> Iterator[P
     yield _totals(options, context, files)
 
     whole = [file for file in every if file.is_whole()]
-    found = _Findings()
+    found = _Findings(controls=_control_tokens(tokenizer, vocabulary))
     total = sum(file.length for file in whole)
     kept = max(1, 4 * _ROUND_TRIPS // max(1, len(whole)))
     for file in whole:
@@ -78,6 +81,7 @@ def verify_tokens(options: TokenizeOptions, context: StageContext) -> Iterator[P
         ("document ends increase", found.not_ascending),
         ("all tokens are in the vocabulary", found.not_in_vocabulary),
         ("every document ends with its end token", found.without_end),
+        ("no control token is inside a document", found.control_inside),
     ):
         yield Proof.same(claim, len(places), found.documents, of=of, note=listed(places))
     if options.held_out:
@@ -94,13 +98,6 @@ def verify_tokens(options: TokenizeOptions, context: StageContext) -> Iterator[P
     yield _round_trips(found, tokenizer)
     if everything:
         yield from _text_is_there(options, found, tokenizer, end)
-
-
-def _end_of_document(options: TokenizeOptions, tokenizer_folder: Path) -> str:
-    if options.end_of_document is not None:
-        return options.end_of_document
-    named: Any = json.loads((tokenizer_folder / CONFIG_FILE).read_text(encoding="utf-8"))["eos_token"]
-    return str(named["content"] if isinstance(named, dict) else named)
 
 
 def _totals(options: TokenizeOptions, context: StageContext, files: dict[tuple[str, str], list[RawFile]]) -> Proof:
@@ -148,6 +145,10 @@ def _read(file: RawFile, found: _Findings, vocabulary: int, end: int, part: floa
         found.not_in_vocabulary.append(f"{file.name}, token {before + place} is {int(tokens[place])}")
     for index in np.flatnonzero(tokens[ends - before - 1] != end).tolist():
         found.without_end.append(f"{file.name}, document {first + index}")
+    inside = found.controls[np.minimum(tokens, vocabulary)]
+    inside[ends - before - 1] = False
+    for place in np.flatnonzero(inside).tolist():
+        found.control_inside.append(f"{file.name}, token {before + place} is {int(tokens[place])}")
     chosen = set(random_numbers.sample(range(documents), min(documents, kept)))
     hashes = found.hashes[file.path.parent.name]
     for index, (start, stop) in enumerate(zip((starts - before).tolist(), (ends - before).tolist(), strict=True)):
@@ -157,6 +158,12 @@ def _read(file: RawFile, found: _Findings, vocabulary: int, end: int, part: floa
             found.some.append((place, tokens[start : stop - 1].copy()))
 
 
+def _control_tokens(tokenizer: Tokenizer, vocabulary: int) -> Array:
+    controls = np.zeros(vocabulary + 1, bool)
+    controls[[token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special]] = True
+    return controls
+
+
 def _round_trips(found: _Findings, tokenizer: Tokenizer) -> Proof:
     """Text that comes of a document tokenises to the document again."""
     chosen = random.Random(0).sample(found.some, min(len(found.some), _ROUND_TRIPS))
@@ -164,7 +171,7 @@ def _round_trips(found: _Findings, tokenizer: Tokenizer) -> Proof:
     for place, document in chosen:
         tokens = document.tolist()
         text = tokenizer.decode(tokens, skip_special_tokens=False)
-        if tokenizer.encode(text, add_special_tokens=False).ids != tokens:  # one that begins documents is in the text
+        if tokenizer.encode(text, add_special_tokens=False).ids != tokens:
             differing.append(f"{place}: {text[:40]!r}")
     return Proof.same(
         "documents survive decoding and encoding", len(differing), len(chosen), of="documents", note=listed(differing)
@@ -191,7 +198,7 @@ def _text_is_there(options: TokenizeOptions, found: _Findings, tokenizer: Tokeni
             text = str(row["text"]).encode(errors="replace").decode()
             if text:
                 compared += 1
-                ids = [*tokenizer.encode(text).ids, end]
+                ids = [*tokenizer.encode(text, add_special_tokens=False).ids, end]
                 if _hash(np.array(ids, np.int64)) not in known:
                     missing.append(f"row {number} of '{name}': {text[:40]!r}")
     if compared:

@@ -20,6 +20,7 @@ class EvaluateOptions:
     )
     problems: Mapping[str, Use[Source]] = option(
         factory=dict,
+        ordered=False,
         doc="sources of problems with one right answer; each becomes a task, prompted through the model's own chat "
         "template, answered greedily and scored by exact match",
     )

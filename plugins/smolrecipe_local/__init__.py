@@ -66,16 +66,7 @@ def command(options: LocalOptions, devices: Devices, worker: Sequence[str]) -> l
     """The command line that runs the module ``worker[0]`` with its arguments in so many processes."""
     if devices.processes == 1:
         return [sys.executable, "-m", *worker]
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",  # a free port, so that two runs on one machine do not meet
-        "--nproc-per-node",
-        str(devices.processes),
-        "-m",
-        *worker,
-    ]
+    return [sys.executable, "-m", "smolrecipe_local.elastic", str(devices.processes), *worker]
 
 
 def environment(options: LocalOptions, devices: Devices) -> Mapping[str, str]:
@@ -88,7 +79,7 @@ def environment(options: LocalOptions, devices: Devices) -> Mapping[str, str]:
         # model's step six times slower, and spinning this little cost nothing on a free machine.
         settings["GOMP_SPINCOUNT"] = "10000"
     if devices.processes > 1 and (options.threads is not None or "OMP_NUM_THREADS" not in os.environ):
-        # torchrun would give each one thread, whatever the machine.
+        # Each would take all cores.
         settings["OMP_NUM_THREADS"] = str(options.threads or max(1, count_cores() // devices.processes))
     return settings
 

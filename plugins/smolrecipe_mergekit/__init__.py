@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 
 from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl, near_miss
 from smolrecipe_mergekit.methods import METHODS, problems
@@ -42,6 +44,23 @@ def missing(options: MergeOptions) -> Iterable[str]:
         yield f"'defined_in' names the Python module '{options.defined_in}', which is not installed"
 
 
+def fingerprint(options: MergeOptions) -> str:
+    """The source of the package, or of the one module, with a method of one's own; nothing without one."""
+    spec = find_spec(options.defined_in.partition(".")[0]) if options.defined_in else None
+    if spec is None or spec.origin is None:
+        return ""
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(origin.parent).as_posix()} {_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 @hookimpl
 def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``merge``."""
@@ -56,6 +75,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         options=MergeOptions,
         check=check,
         missing=missing,
+        fingerprint=fingerprint,
         requires=("mergekit", "torch", "transformers"),
         extra="mergekit",
         run=run,

@@ -47,5 +47,5 @@ class MergeOptions:
     defined_in: str = option(
         default="",
         doc="a Python module that registers the method when imported (mergekit.merge_methods.register), for methods of "
-        "your own",
+        "your own; the source of its package is part of the stage's digest",
     )

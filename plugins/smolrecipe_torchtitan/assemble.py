@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,10 +30,8 @@ from smolrecipe_torchtitan.optimization import optimizer_config, schedule_config
 from smolrecipe_torchtitan.options import ParallelismOptions, PretrainOptions
 from smolrecipe_torchtitan.samples import SampleLoader
 from smolrecipe_torchtitan.start import Shapes, Start
+from smolrecipe_torchtitan.together import FIRST_STEP
 from smolrecipe_torchtitan.trainer import StageTrainer
-
-TIMEOUT_SECONDS = 1800
-"""How long a process waits for the others, one of which may be reading data or writing a large checkpoint."""
 
 ACTIVATION_CHECKPOINTING = {"none": None, "selective": SelectiveAC.Config, "full": FullAC.Config}
 
@@ -111,16 +110,22 @@ def trainer_config(
     rows: TokenRows,
     start: Start,
     names: dict[str, str] | None,
+    heed: Callable[[], bool] = lambda: False,
 ) -> StageTrainer.Config:
-    """The configuration of torchtitan's trainer. ``names`` are the parameters' Hugging Face names, where they exist."""
+    """The configuration of torchtitan's trainer.
+
+    ``names`` are the parameters' Hugging Face names, where they exist; ``heed`` says whether the stage is to stop.
+    """
     layout = options.parallelism
     last = start.step + options.steps
     source = start.hugging_face or start.checkpoint
 
     def report(step: int, **measured: float) -> None:
-        context.progress(step - start.step, options.steps, **measured)
+        context.progress(step, options.steps, **measured)
 
     return StageTrainer.Config(
+        before=start.step,
+        heed=heed,
         model_spec=ModelSpec(
             name=context.recipe,
             flavor=context.stage,
@@ -149,16 +154,24 @@ def trainer_config(
         parallelism=_parallelism(layout),
         activation_checkpoint=_activation_checkpointing(options),
         compile=CompileConfig(enable=options.compile),
-        metrics=StageMetrics.Config(report=report, tokens_per_step=options.global_batch * options.sequence_length),
+        metrics=StageMetrics.Config(
+            report=report, tokens_per_step=options.global_batch * options.sequence_length, before=start.step
+        ),
         debug=DebugConfig(seed=options.seed, deterministic=options.deterministic, enable_structured_logging=False),
-        comm=CommConfig(init_timeout_seconds=TIMEOUT_SECONDS, train_timeout_seconds=TIMEOUT_SECONDS, trace_buf_size=0),
+        comm=CommConfig(
+            init_timeout_seconds=FIRST_STEP * layout.timeout_seconds,
+            train_timeout_seconds=layout.timeout_seconds,
+            trace_buf_size=0,
+        ),
         checkpoint=StageCheckpoints.Config(
             enable=True,
             folder=CHECKPOINTS_FOLDER,
             interval=options.checkpoint_every,
-            # Pinned memory needs a GPU; one checkpoint may always be half written.
-            async_mode="async",
-            keep_latest_k=max(2, options.keep_checkpoints),
+            async_mode="async",  # pinned memory needs a GPU
+            keep=options.keep_checkpoints,
+            keep_latest_k=0,  # torchtitan would count those that are not whole
+            saved=context.saved,
+            before=start.step,
             last_save_model_only=False,
             initial_load_path=None if source is None else str(source),
             initial_load_in_hf=start.hugging_face is not None,

@@ -1,52 +1,136 @@
-"""torchtitan's checkpoints, made safe to resume from: each is sealed with checksums, and only a whole one is loaded.
+"""torchtitan's checkpoints, made safe to resume from: in a format of our own (``sealed.py``), and only a whole one is
+loaded.
 
-::
-
-    checkpoints/step-<n>/__<process>_<i>.distcp     tensors, written by PyTorch's distributed checkpoint (DCP)
-                         .metadata                  which tensor is where; DCP writes it last
-                         checksums-<process>.json   sha256 of the files that the process wrote
-                         data_position.json         how far each data source was read (published checkpoints)
-
-DCP alone would crash on a file that was cut short and load one with a flipped bit without a word.
+DCP's own format is pickles. It would crash on a file that was cut short and load one with a flipped bit without a word.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: TID253
 import torch.distributed as dist  # noqa: TID253
-from torch.distributed.checkpoint import FileSystemReader, Metadata  # noqa: TID253
+import torch.distributed.checkpoint as dcp  # noqa: TID253
+from torch.distributed.checkpoint import CheckpointException  # noqa: TID253
 from torchtitan.components.checkpointer import CheckpointManager  # noqa: TID253
-from torchtitan.components.checkpointer.base import DATALOADER  # noqa: TID253
+from torchtitan.components.checkpointer.base import DATALOADER, MODEL  # noqa: TID253
+from torchtitan.components.checkpointer.dcp import AsyncMode  # noqa: TID253
 
-METADATA = ".metadata"
+from smolrecipe import StageError
+from smolrecipe_torchtitan.durable import discard, sweep
+from smolrecipe_torchtitan.sealed import SEAL, UNSEALED, damage_of
+from smolrecipe_torchtitan.sealed_storage import PlainLoadPlanner, PlainSavePlanner, SealedReader, SealedWriter
+
+LEAST_KEPT = 2
+"""Whole checkpoints that a running stage keeps: should the last one turn out damaged, there is one before it."""
 
 
 class StageCheckpoints(CheckpointManager):
-    """torchtitan's checkpoint manager with sealed checkpoints."""
+    """torchtitan's checkpoint manager with sealed checkpoints.
+
+    Old checkpoints go when a new one is whole, and not when it has only been begun.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
-        """torchtitan's."""
+        """torchtitan's, with how many checkpoints are published, who is told of each that is whole, and how many steps
+        of the trajectory came before this stage, which counts its own."""
+
+        keep: int = 1
+        saved: Callable[[int], None] = lambda step: None
+        before: int = 0
+
+    def __init__(self, config: Config, **parts: Any) -> None:
+        super().__init__(config, **parts)
+        self._keep = max(LEAST_KEPT, config.keep)
+        self._saved = config.saved
+        self._before = config.before
+        self._unsealed: int | None = None
+
+    def dcp_save(
+        self,
+        state_dict: dict[str, Any],
+        checkpoint_id: str,
+        async_mode: AsyncMode,
+        enable_garbage_collection: bool = False,
+        to_hf: bool = False,
+    ) -> Future[Any] | None:
+        """Write a checkpoint: beside training where ``async_mode`` says so, else now."""
+        parts: Any = {
+            "storage_writer": SealedWriter(Path(checkpoint_id)),
+            "planner": PlainSavePlanner(),
+            "process_group": self.pg,
+        }
+        if async_mode == AsyncMode.ASYNC:
+            saving: Any = dcp.async_save(state_dict, **parts)
+            return saving
+        dcp.save(state_dict, **parts)
+        return None
+
+    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
+        """Load a checkpoint, or a Hugging Face folder."""
+        if from_hf:
+            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+            return
+        dcp.load(state_dict, storage_reader=SealedReader(Path(checkpoint_id)), planner=PlainLoadPlanner())
+        self.states[MODEL].load_state_dict(state_dict)
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step's checkpoint is saved by itself."""
+        return bool(self._should_save(step))
+
+    def has_failed(self) -> bool:
+        """Whether what was being saved beside training turned out not to be saved."""
+        return self.save_future is not None and self.save_future.done() and self.save_future.exception() is not None
+
+    def notice_saved(self) -> None:
+        """Take note of a checkpoint that has become whole since the last call."""
+        if self.save_future is not None and self.save_future.done():
+            self.maybe_wait_for_saving()
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        if not super()._save(curr_step, last_step):
+        if not self._should_save(curr_step, last_step):
             return False
-        folder = Path(self._create_checkpoint_id(curr_step))
+        self.maybe_wait_for_saving()
+        self._unsealed = curr_step
+        with self._sentences():
+            super()._save(curr_step, last_step)
         if self.save_future is None:
-            seal(folder, dist.get_rank())
-        else:
-            self.save_future = _after(self.save_future, lambda: seal(folder, dist.get_rank()))
+            self._sealed()
         return True
+
+    def _wait_for_saving(self) -> None:
+        with self._sentences():
+            super()._wait_for_saving()
+        self._sealed()
+
+    def _sealed(self) -> None:
+        step, self._unsealed = self._unsealed, None
+        if step is None:
+            return
+        if dist.get_rank() == 0:
+            retire(Path(self.folder), self._keep, self.interval)
+        self._saved(step - self._before)
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turn what DCP collects from all processes into one sentence, and give back the room of what is unfinished."""
+        try:
+            yield
+        except CheckpointException as error:
+            cause = cause_of(error)
+            step = self._unsealed if self._unsealed is not None else 0
+            if dist.get_rank() == 0:
+                with suppress(OSError):
+                    discard(Path(self._create_checkpoint_id(step)))
+            if isinstance(cause, StageError):
+                raise cause from None
+            raise StageError(f"the checkpoint of step {step - self._before} could not be saved: {cause}") from cause
 
     def _load(self, step: int = -1) -> bool:
         # A stage goes on where it stopped in its own data, but starts its data itself after another stage.
@@ -54,55 +138,17 @@ class StageCheckpoints(CheckpointManager):
         self.exclude_from_loading = [] if resuming else [DATALOADER]
         return super()._load(step)
 
-
-def _after(future: Future[Any], action: Callable[[], None]) -> Future[Any]:
-    """A future that is done when ``future`` is and ``action`` has run after it, in the thread that finished it."""
-    done: Future[Any] = Future()
-
-    def finish(finished: Future[Any]) -> None:
-        try:
-            result = finished.result()
-            action()
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    future.add_done_callback(finish)
-    return done
+    def _find_load_step(self, folder: str = "") -> int:
+        return max(sealed_steps(Path(folder or self.folder)), default=-1)
 
 
-def seal(folder: Path, process: int) -> None:
-    """Write the checksums of what this process wrote into a checkpoint. The first process answers for the metadata."""
-    files = sorted(folder.glob(f"__{process}_*"))
-    if process == 0:
-        files.append(folder / METADATA)
-    checksums = {file.name: _sha256(file) for file in files}
-    target = folder / f"checksums-{process}.json"
-    target.with_suffix(".tmp").write_text(json.dumps(checksums, indent=1))
-    target.with_suffix(".tmp").replace(target)
+def cause_of(error: CheckpointException) -> BaseException:
+    """What went wrong in one of the processes that saved or loaded together: what a disk said, if one did."""
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
 
 
-def read_metadata(folder: Path) -> Metadata:
-    """What a checkpoint holds: tensors with their shapes, and which file each lies in."""
-    return FileSystemReader(folder).read_metadata()
-
-
-def is_whole(folder: Path, share: int = 0, shares: int = 1) -> bool:
-    """Whether every file of a checkpoint is there and is what was written.
-
-    ``shares`` processes may each look at a part of the files; the checkpoint is whole when all of them say so.
-    """
-    written: dict[str, str] = {}
-    try:
-        for path in folder.glob("checksums-*.json"):
-            written.update(json.loads(path.read_text()))
-        if written.get(METADATA) != _sha256(folder / METADATA):
-            return False
-        needed = sorted({info.relative_path for info in read_metadata(folder).storage_data.values()})
-        return all(written.get(name) == _sha256(folder / name) for name in needed[share::shares])
-    except (OSError, ValueError):
-        return False
+# --- which there are --------------------------------------------------------------------------------------------------
 
 
 def steps_of(folder: Path) -> dict[int, Path]:
@@ -114,42 +160,80 @@ def steps_of(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def find_whole(folder: Path, device: torch.device, say: Callable[[str], None]) -> int | None:
+def sealed_steps(folder: Path) -> dict[int, Path]:
+    """Those of them that were finished."""
+    return {step: path for step, path in steps_of(folder).items() if (path / SEAL).is_file()}
+
+
+def find_whole(folder: Path, before: int, group: Any, say: Callable[[str], None]) -> int | None:
     """The step of the last whole checkpoint in a folder; later ones, which are not whole, are deleted.
 
-    All processes call this together, before anything is loaded.
+    All processes of ``group`` call this together, before anything is loaded. ``before`` are the steps of the trajectory
+    before this stage.
     """
-    found = [list(steps_of(folder)) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found, src=0, device=device)
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        sweep(folder)
+        found = [steps_of(folder)]
+    dist.broadcast_object_list(found, src=0, group=group)
     whole = None
-    for step in found[0] or ():
-        path = folder / f"step-{step}"
-        if is_whole_everywhere(path, device):
-            whole = step
+    for step, path in found[0].items():
+        damage = damage_seen_by_anyone(path, group)
+        if damage is None:
+            whole = int(step)
             break
-        say(f"the checkpoint of step {step} was not finished, or is damaged: it is not used")
+        what = f"was not finished, or {damage}" if damage == UNSEALED else f"is damaged: {damage}"
+        say(f"the checkpoint of step {step - before} is not used: it {what}")
         if dist.get_rank() == 0:
-            shutil.rmtree(path)
-    dist.barrier()
+            discard(path)
+    dist.barrier(group=group)
     return whole
 
 
-def is_whole_everywhere(folder: Path, device: torch.device) -> bool:
-    """``is_whole``, with the work shared by all processes, which all get the same answer."""
-    mine = is_whole(folder, dist.get_rank(), dist.get_world_size())
-    everyone = torch.tensor(int(mine), device=device)
-    dist.all_reduce(everyone, op=dist.ReduceOp.MIN)
-    return bool(everyone.item())
+def damage_seen_by_anyone(folder: Path, group: Any) -> str | None:
+    """``damage_of``, with the work shared by all processes of ``group``, which all get the same answer."""
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, damage_of(folder, dist.get_rank(), dist.get_world_size()), group=group)
+    return next((damage for damage in found if damage is not None), None)
 
 
-def keep_last(folder: Path, count: int) -> list[tuple[int, Path]]:
-    """Delete all but the last ``count`` checkpoints and return those, the last first."""
-    checkpoints = list(steps_of(folder).items())
-    for _, path in checkpoints[count:]:
-        shutil.rmtree(path)
-    return checkpoints[:count]
+# --- which stay -------------------------------------------------------------------------------------------------------
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def retire(folder: Path, keep: int, interval: int) -> None:
+    """Delete all but the last checkpoint and the last ``keep`` of those that are saved every ``interval`` steps.
+
+    One that was saved because the stage was asked to stop counts for nothing once there is a later one, so that an
+    interrupted stage keeps, and publishes, the same checkpoints as another.
+    """
+    sealed = sealed_steps(folder)
+    regular = [step for step in sealed if step % interval == 0]
+    staying = {*list(sealed)[:1], *regular[:keep]}
+    for step, path in steps_of(folder).items():
+        if step not in staying and step < max(sealed, default=0):
+            discard(path)
+
+
+def leave_published(folder: Path, count: int, interval: int, before: int) -> list[tuple[int, Path]]:
+    """Delete all but the ``count`` checkpoints that are published, and return those, the last first.
+
+    Raises:
+        StageError: when one of them is damaged. It and those after it are deleted, so that they are made again.
+    """
+    sweep(folder)
+    checkpoints = sealed_steps(folder)
+    last = max(checkpoints)
+    published = [step for step in checkpoints if step == last or step % interval == 0][:count]
+    for step in reversed(published):
+        if (damage := damage_of(checkpoints[step])) is not None:
+            for later, path in steps_of(folder).items():
+                if later >= step:
+                    discard(path)
+            raise StageError(
+                f"the checkpoint of step {step - before} is damaged ({damage}): it is deleted with those after it, and "
+                "made again when the stage runs again"
+            )
+    for step, path in steps_of(folder).items():
+        if step not in published:
+            discard(path)
+    return [(step, checkpoints[step]) for step in published]

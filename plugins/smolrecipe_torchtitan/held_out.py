@@ -19,6 +19,9 @@ def held_out_loss(trainer: StageTrainer, rows: Sequence[TokenRow], *, restart_po
 
     All processes call it together and get the same number. Each computes its part of the rows; rows of masked labels
     fill up the last batch, because collective operations need all processes.
+
+    Raises:
+        StageStopped: when the stage is asked to stop, before the next batch.
     """
     loader = trainer.dataloader
     seen = trainer.ntokens_seen
@@ -27,6 +30,7 @@ def held_out_loss(trainer: StageTrainer, rows: Sequence[TokenRow], *, restart_po
     per_process = loader.batch * trainer.num_pipeline_parallel_microbatches
     sums = torch.zeros(2, dtype=torch.float64, device=trainer.device)
     for first in range(0, len(rows), per_process * loader.processes):
+        trainer.stop_if_asked()
         mine = first + loader.process * per_process
         batches = [
             _batch(rows, start, loader.batch, restart_positions)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch  # noqa: TID253
-import torch.distributed.checkpoint as dcp  # noqa: TID253
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.distributed.checkpoint import FileSystemReader, HuggingFaceStorageReader  # noqa: TID253
+from torch.distributed.checkpoint import HuggingFaceStorageReader  # noqa: TID253
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter  # noqa: TID253
 
 from smolrecipe import HfConfig, StageError
+from smolrecipe_torchtitan.sealed import read_tensors
 from smolrecipe_torchtitan.start import Shapes, refuse_misfits
 from smolrecipe_torchtitan.tokenizer import TokenizerFacts, copy_tokenizer
 
@@ -107,25 +107,15 @@ def export_model(
     Reads the files, not the running model, so one process does it alone whatever the parallel layout, with the whole
     model in its main memory once.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    weights = _read_weights(checkpoint, names)
+    if target.exists():  # of an export that was cut short
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    weights = read_tensors(checkpoint, names)
     _save_sharded({hf: weights.pop(titan).to(DTYPES[dtype]) for titan, hf in names.items()}, target)
     special = {f"{name}_id": number for name, number in tokenizer.special.items()}
     _write_json(target / "config.json", {**config, "dtype": dtype, **special})
     _write_json(target / "generation_config.json", {key: value for key, value in special.items() if value is not None})
     copy_tokenizer(tokenizer_folder, target)
-
-
-def _read_weights(checkpoint: Path, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    reader = FileSystemReader(checkpoint)
-    held = reader.read_metadata().state_dict_metadata
-    weights: dict[str, torch.Tensor] = {
-        name: torch.empty(held[name].size, dtype=held[name].properties.dtype) for name in names
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant here
-        dcp.load(weights, storage_reader=reader, no_dist=True)
-    return weights
 
 
 def _save_sharded(weights: Mapping[str, torch.Tensor], target: Path) -> None:

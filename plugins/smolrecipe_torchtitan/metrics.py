@@ -15,18 +15,26 @@ from torchtitan.tools.utils import device_type  # noqa: TID253
 
 from smolrecipe import StageError
 
+ADVICE = "Lower the learning rate, lengthen the warm-up or look at the data"
+
+
+class NotFiniteError(StageError):
+    """Training has diverged."""
+
 
 class StageMetrics(MetricsProcessor):
     """Hands every step's loss, gradient norm, rate and speed to ``report`` instead of printing them."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
-        """torchtitan's, with where to report to and how many tokens a step has over all processes."""
+        """torchtitan's, with where to report to, how many tokens a step has over all processes, and how many steps of
+        the trajectory came before this stage."""
 
         log_freq: int = 1
         disable_color_printing: bool = True
         report: Callable[..., None] | None = None
         tokens_per_step: int = 0
+        before: int = 0
 
     last_loss: float | None = None
 
@@ -48,7 +56,7 @@ class StageMetrics(MetricsProcessor):
             StageError: when the gradients are not finite, so that the weights now are not either.
         """
         if not math.isfinite(grad_norm):
-            raise not_finite("gradient norm", grad_norm, step)
+            raise not_finite("gradient norm", grad_norm, step - self.config.before)
         if self.parallel_dims.pp_enabled:
             # Only the pipeline's last stage knows the loss; the others say -1.
             loss = torch.tensor(global_avg_loss, device=device_type)
@@ -69,12 +77,11 @@ class StageMetrics(MetricsProcessor):
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
         if self.config.report is not None:
-            self.config.report(step, **measured)
+            self.config.report(step - self.config.before, **measured)
 
 
-def not_finite(what: str, value: float, step: int) -> StageError:
-    """The error for a step that broke the model."""
-    return StageError(
-        f"the {what} is {value} in step {step}; no checkpoint was kept from there on. Lower the learning rate, "
-        "lengthen the warm-up or look at the data of this step"
+def not_finite(what: str, value: float, step: int) -> NotFiniteError:
+    """The error for a step of the stage that broke the model."""
+    return NotFiniteError(
+        f"the {what} is {value} in step {step}; no checkpoint was kept from there on. {ADVICE} of this step"
     )

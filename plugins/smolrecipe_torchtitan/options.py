@@ -85,6 +85,14 @@ class ParallelismOptions:
     reshard_after_forward: Literal["default", "always", "never"] = option(
         default="default", identity=False, doc="whether FSDP2 frees gathered weights between forward and backward"
     )
+    timeout_seconds: int = option(
+        default=600,
+        at_least=1,
+        identity=False,
+        doc="seconds that a process waits for the others, in training, measuring and saving, before the stage ends "
+        "with an error; three times that until the first step is made. More than the slowest of them needs to write "
+        "its part of a checkpoint, or to read a batch",
+    )
     memory_gib: float | None = option(
         default=None, more_than=0, identity=False, doc="memory of one accelerator that this layout was sized for"
     )
@@ -151,10 +159,14 @@ class PretrainOptions:
         default=500,
         at_least=1,
         identity=False,
-        doc="steps between checkpoints, from which an interrupted stage resumes",
+        doc="steps between checkpoints, from which an interrupted stage resumes. A stage that is asked to stop saves "
+        "one more, after the step that it is in: it needs the time of one step and one checkpoint for it",
     )
     keep_checkpoints: int = option(
-        default=1, at_least=1, doc="checkpoints that are published: the last one and the ones before it"
+        default=1,
+        at_least=1,
+        identity=False,
+        doc="checkpoints that are published: the last one and the ones before it, which no stage reads",
     )
     export_dtype: Literal["bfloat16", "float32"] | None = option(
         default=None, doc="of the weights in the Hugging Face checkpoint; the stage's precision where not given"

@@ -6,7 +6,6 @@ import gc
 import json
 import math
 import os
-import shutil
 import socket
 import traceback
 from collections.abc import Iterator
@@ -18,13 +17,15 @@ from attrs import frozen
 from smolrecipe import Artifact, Measure, StageContext, StageError, TokenRow
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
-from smolrecipe_torchtitan.checkpoints import find_whole, is_whole_everywhere, keep_last
+from smolrecipe_torchtitan.checkpoints import damage_seen_by_anyone, find_whole, leave_published
 from smolrecipe_torchtitan.checks import produces
+from smolrecipe_torchtitan.durable import discard, write_whole
 from smolrecipe_torchtitan.held_out import held_out_loss
 from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
 from smolrecipe_torchtitan.metrics import not_finite
 from smolrecipe_torchtitan.options import PretrainOptions
-from smolrecipe_torchtitan.start import POSITION_FILE, Start, check_optimizer, check_weights, find_start
+from smolrecipe_torchtitan.start import Start, check_optimizer, check_weights, damaged, find_start
+from smolrecipe_torchtitan.together import sentences_of_others
 from smolrecipe_torchtitan.tokenizer import TokenizerFacts, read_tokenizer
 from smolrecipe_torchtitan.trainer import StageTrainer
 
@@ -62,13 +63,14 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
     held_out = rows.held_out(options.held_out_rows) if options.held_out_rows else []
     _say_about(options, context, model, start, len(held_out))
 
-    config = trainer_config(options, context, model=model, rows=rows, start=start, names=names)
+    config = trainer_config(
+        options, context, model=model, rows=rows, start=start, names=names, heed=context.heed_stop()
+    )
     trained = _train(config, context, start=start, names=names, model=model, held_out=held_out)
     if context.rank == 0:
-        checkpoints = keep_last(context.folder / CHECKPOINTS_FOLDER, options.keep_checkpoints)
-        for step, checkpoint in checkpoints:
-            position = rows.position((step - start.step) * options.global_batch)
-            (checkpoint / POSITION_FILE).write_text(json.dumps(dict(position)))
+        checkpoints = leave_published(
+            context.folder / CHECKPOINTS_FOLDER, options.keep_checkpoints, options.checkpoint_every, start.step
+        )
         if exports and names is not None:
             export_model(
                 checkpoints[0][1],
@@ -120,8 +122,10 @@ def _train(
             _remember(context, before)
         trainer.train()
         if held_out:
+            trainer.place = f"after step {trainer.own_step}"
             after = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
             _refuse_broken(trainer, context, after)
+        trainer.stop_if_asked()
         return Trained(before=before, after=after, last_loss=trainer.metrics_processor.last_loss)
 
 
@@ -138,9 +142,17 @@ def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrai
         _meet_oneself()
     trainer: StageTrainer | None = None
     failed = True
+
+    def place() -> str:
+        return "before the first step" if trainer is None else trainer.place
+
+    def seconds() -> int:
+        return config.comm.init_timeout_seconds if trainer is None else trainer.together.seconds
+
     try:
-        trainer = _build(config)
-        yield trainer
+        with sentences_of_others(place, seconds):
+            trainer = _build(config)
+            yield trainer
         failed = False
     finally:
         # A process that fails beside others must not wait for them in a collective operation.
@@ -160,7 +172,9 @@ def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrai
 def _build(config: StageTrainer.Config) -> StageTrainer:
     """The trainer of a configuration; what torchtitan says of one that it does not support is for the user."""
     try:
-        return config.build()
+        trainer = config.build()
+        trainer.meet()
+        return trainer
     except (ValueError, NotImplementedError) as error:
         traceback.print_exc()
         raise StageError(f"torchtitan does not take this stage's model and options together: {error}") from error
@@ -178,19 +192,22 @@ def _restore(
     trainer: StageTrainer, context: StageContext, start: Start, names: dict[str, str] | None, model: DraftedModel
 ) -> bool:
     """Load what the stage goes on from, checked beforehand. Returns whether that is a checkpoint of its own."""
-    resumed = find_whole(context.folder / CHECKPOINTS_FOLDER, trainer.device, context.say) is not None
-    if not resumed and start.checkpoint is not None:
-        if not is_whole_everywhere(start.checkpoint, trainer.device):
-            raise StageError(f"the checkpoint {start.checkpoint} is damaged: run the stage that made it again")
+    group = trainer.together.group
+    found = find_whole(context.folder / CHECKPOINTS_FOLDER, start.step, group, context.say)
+    if found is None and start.checkpoint is not None:
+        if (damage := damage_seen_by_anyone(start.checkpoint, group)) is not None:
+            raise damaged(start.checkpoint, start.ref, damage)
         check_weights(start.checkpoint, model.parameters)
         if start.everything:
             check_optimizer(start.checkpoint, trainer.optimizers.state_dict())
-    if not resumed and start.hugging_face is not None and names is not None:
+    if found is None and start.hugging_face is not None and names is not None:
         check_import(start.hugging_face, names, model.parameters)
-    trainer.restore()
-    if resumed:
-        context.say(f"goes on after step {trainer.step - start.step}, from its last whole checkpoint")
-    return resumed
+    trainer.restore(found)
+    if found is not None:
+        context.say(f"goes on after step {trainer.own_step}, from its last whole checkpoint")
+        context.saved(trainer.own_step)
+    trainer.stop_if_asked()
+    return found is not None
 
 
 def _check_vocabulary(tokenizer: TokenizerFacts, model: DraftedModel) -> None:
@@ -234,13 +251,18 @@ def _refuse_broken(trainer: StageTrainer, context: StageContext, loss: float) ->
     """Refuse a model that the very last step broke: only the held-out loss can tell."""
     if not math.isfinite(loss):
         if context.rank == 0:
-            shutil.rmtree(context.folder / CHECKPOINTS_FOLDER / f"step-{trainer.step}")
-        raise not_finite("held-out loss", loss, trainer.step)
+            discard(context.folder / CHECKPOINTS_FOLDER / f"step-{trainer.step}")
+        raise not_finite("held-out loss", loss, trainer.own_step)
 
 
 def _remember(context: StageContext, before: float) -> None:
+    if not math.isfinite(before):
+        raise StageError(
+            f"the held-out loss is {before} before the first step: what this stage starts from computes no finite "
+            "numbers, in this precision or at all"
+        )
     if context.rank == 0:
-        (context.folder / HELD_OUT_FILE).write_text(json.dumps({"before": before}))
+        write_whole(context.folder / HELD_OUT_FILE, json.dumps({"before": before}).encode())
 
 
 def _measures(context: StageContext, trained: Trained, rows: int) -> tuple[Measure, ...]:

@@ -83,8 +83,11 @@ class SampleLoader(BaseDataLoader):
             yield collate(rows, restart_positions=self.restart_positions)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of samples consumed by all processes together."""
-        return {"samples": self.samples}
+        """The number of samples consumed by all processes together, and where that is in each data source.
+
+        The position is for a later stage, which may have other samples; this one goes on by their number.
+        """
+        return {"samples": self.samples, "position": [[*pair] for pair in self.rows.position(self.samples).items()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after that many samples."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch  # noqa: TID253
 from attrs import frozen
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata  # noqa: TID253
 
 from smolrecipe import StageContext, StageError, StageRef
 from smolrecipe.stage import CHECKPOINTS_FOLDER
-from smolrecipe_torchtitan.checkpoints import METADATA, read_metadata, steps_of
+from smolrecipe_torchtitan.checkpoints import steps_of
 from smolrecipe_torchtitan.options import PretrainOptions
+from smolrecipe_torchtitan.sealed import SEAL, DamagedCheckpointError, read_contents
 
-POSITION_FILE = "data_position.json"
-"""In a published checkpoint: how far each data source had been read."""
+POSITION = "dataloader.position"
+"""The value of a checkpoint that says how far each data source had been read: pairs of its name and a count."""
 
 NOT_WEIGHTS = ("optimizer.", "lr_scheduler.", "train_state.", "dataloader.")
 
@@ -28,9 +28,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Start:
     """What a stage takes over. Without ``checkpoint`` and ``hugging_face`` it starts with a new model.
 
-    ``step`` counts the optimizer steps of the trajectory before this stage; ``position`` is what the data goes on from.
+    ``ref`` is what the recipe calls it, ``step`` counts the optimizer steps of the trajectory before this stage,
+    ``position`` is what the data goes on from.
     """
 
+    ref: StageRef | None = None
     checkpoint: Path | None = None
     hugging_face: Path | None = None
     everything: bool = False
@@ -47,28 +49,33 @@ def find_start(options: PretrainOptions, context: StageContext) -> Start:
     if options.from_ is None:
         return Start()
     artifact = context.inputs[options.from_.stage]
-    if not any((path / METADATA).is_file() for path in steps_of(artifact / CHECKPOINTS_FOLDER).values()):
+    if not any(is_ours(path) for path in steps_of(artifact / CHECKPOINTS_FOLDER).values()):
         if options.carry == "everything":
             raise StageError(
                 f"carry: everything needs the checkpoint of a pretraining stage, and '{options.from_.stage}' published "
                 "none: use carry: weights"
             )
-        return Start(hugging_face=context.input(options.from_))
+        return Start(ref=options.from_, hugging_face=context.input(options.from_))
     step, checkpoint = _find_checkpoint(options.from_, context)
     if options.carry == "weights":
-        return Start(checkpoint=checkpoint)
-    position = checkpoint / POSITION_FILE
-    if not position.is_file():
-        raise StageError(
-            f"the checkpoint {checkpoint} does not say how far its data was read (no {POSITION_FILE}): "
-            "use carry: weights, or run that stage again"
-        )
-    return Start(checkpoint=checkpoint, everything=True, step=step, position=json.loads(position.read_text()))
+        return Start(ref=options.from_, checkpoint=checkpoint)
+    return Start(
+        ref=options.from_,
+        checkpoint=checkpoint,
+        everything=True,
+        step=step,
+        position=_position(checkpoint, options.from_),
+    )
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether a folder is a checkpoint of pretraining, whole or not."""
+    return (checkpoint / SEAL).exists() or any(checkpoint.glob("process-*.safetensors"))
 
 
 def _find_checkpoint(ref: StageRef, context: StageContext) -> tuple[int, Path]:
     folder = context.input(StageRef(ref.stage), CHECKPOINTS_FOLDER)
-    found = {step: path for step, path in steps_of(folder).items() if (path / METADATA).is_file()}
+    found = {step: path for step, path in steps_of(folder).items() if is_ours(path)}
     if ref.checkpoint:
         found = {step: path for step, path in found.items() if path.name == ref.checkpoint}
     if not found:
@@ -78,32 +85,52 @@ def _find_checkpoint(ref: StageRef, context: StageContext) -> tuple[int, Path]:
     return max(found.items())
 
 
+def _position(checkpoint: Path, ref: StageRef) -> Mapping[str, int]:
+    try:
+        position = read_contents(checkpoint).values.get(POSITION)
+    except DamagedCheckpointError as error:
+        raise damaged(checkpoint, ref, str(error)) from None
+    if not isinstance(position, list) or not all(
+        isinstance(pair, list) and [type(entry) for entry in pair] == [str, int] for pair in position
+    ):
+        raise damaged(checkpoint, ref, f"'{SEAL}' does not say how far its data was read")
+    return dict(position)
+
+
+def damaged(checkpoint: Path, ref: StageRef | None, damage: str) -> StageError:
+    """The error for a published checkpoint that cannot be started from. There is no other: each was asked for."""
+    return StageError(
+        f"the checkpoint '{checkpoint.name}' that stage '{ref and ref.stage}' published is damaged: {damage}. "
+        f"Delete {checkpoint.parent.parent} and run again: that makes the stage anew"
+    )
+
+
 def check_weights(checkpoint: Path, parameters: Shapes) -> None:
     """Refuse a checkpoint whose tensors are not exactly the model's.
 
     Raises:
         StageError: naming the tensors that are missing, too many or of another shape.
     """
-    held = {
-        name: tuple(entry.size)
-        for name, entry in read_metadata(checkpoint).state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata) and not name.startswith(NOT_WEIGHTS)
-    }
+    tensors = read_contents(checkpoint).tensors
+    held = {name: tensor.shape for name, tensor in tensors.items() if not name.startswith(NOT_WEIGHTS)}
     refuse_misfits(held, parameters, f"checkpoint {checkpoint}")
 
 
-def check_optimizer(checkpoint: Path, needed: Collection[str]) -> None:
-    """Refuse to carry on another optimizer's state.
+def check_optimizer(checkpoint: Path, needed: Mapping[str, Any]) -> None:
+    """Refuse to carry on another optimizer's state. ``needed`` is the state that this stage's optimizer has.
 
     Raises:
-        StageError: naming what the optimizer keeps and the checkpoint does not have.
+        StageError: naming what the optimizer keeps and the checkpoint does not have, or has otherwise.
     """
-    held = {
-        name.removeprefix("optimizer.")
-        for name in read_metadata(checkpoint).state_dict_metadata
-        if name.startswith("optimizer.")
-    }
-    if missing := sorted(set(needed) - held):
+    contents = read_contents(checkpoint)
+
+    def is_there(name: str, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor):
+            return name in contents.values
+        return name in contents.tensors and contents.tensors[name].shape == tuple(value.shape)
+
+    missing = sorted(name for name, value in needed.items() if not is_there(f"optimizer.{name}", value))
+    if missing:
         raise StageError(
             f"carry: everything cannot carry on the optimizer: checkpoint {checkpoint} has no {_few(missing)}. "
             "Use the optimizer (with the same kinds of settings) of the stage before, or carry: weights"

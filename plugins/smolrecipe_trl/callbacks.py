@@ -1,8 +1,7 @@
-"""What happens while the engine trains: progress, complete checkpoints, models kept on the way."""
+"""What happens while the engine trains: progress, sealed checkpoints, a stop, models kept on the way."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 from accelerate import PartialState  # noqa: TID253
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: TID253
 
-from smolrecipe import StageContext, StageError
-from smolrecipe_trl.checkpoints import checkpoint_path, mark_complete
+from smolrecipe import StageContext
+from smolrecipe_trl.checkpoints import CourseSoFar, checkpoint_path, finish, thin_out
+from smolrecipe_trl.processes import Processes
 
 
 class Progress(TrainerCallback):
-    """Reports each step, and ends training at the first that is not finite.
+    """Reports each step.
 
     Args:
         metrics: the engine's name of a metric -> the name it is reported under.
@@ -40,19 +40,9 @@ class Progress(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Report a step; the engine logs a step before it saves it.
-
-        Raises:
-            StageError: for a loss or a gradient norm that is not finite.
-        """
+        """Report a step; the engine logs a step before it saves it."""
         if logs is None or "loss" not in logs:
             return
-        for name, what in (("loss", "the loss"), ("grad_norm", "the gradient norm")):
-            if not math.isfinite(logs.get(name, 0.0)):
-                raise StageError(
-                    f"{what} is {logs[name]} in step {state.global_step} of {state.max_steps}: lower the learning rate "
-                    "or max_grad_norm, or look for broken rows"
-                )
         now, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         reported = {name: float(logs[engine]) for engine, name in self._metrics.items() if engine in logs}
         if tokens:
@@ -61,29 +51,59 @@ class Progress(TrainerCallback):
         self._context.progress(state.global_step, state.max_steps, **reported)
 
 
-class CompleteCheckpoints(TrainerCallback):
-    """Marks a checkpoint as complete when every process has written its part."""
+class SealedCheckpoints(TrainerCallback):
+    """Seals a checkpoint when every process has written its part, and only then deletes the oldest."""
+
+    def __init__(self, context: StageContext, processes: Processes, course: Callable[[int], CourseSoFar]) -> None:
+        self._context = context
+        self._processes = processes
+        self._course = course
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Wait for all, then mark."""
-        processes = PartialState()
-        processes.wait_for_everyone()
-        if processes.is_main_process:
-            mark_complete(checkpoint_path(Path(args.output_dir), state.global_step))
-        processes.wait_for_everyone()
+        """Wait for all, then seal."""
+        world = PartialState()
+        world.wait_for_everyone()
+        if world.is_main_process:
+            folder = Path(args.output_dir)
+            finish(checkpoint_path(folder, state.global_step), self._course(state.global_step))
+            thin_out(folder)
+        world.wait_for_everyone()
+        self._processes.saved_step = state.global_step
+        self._context.saved(state.global_step)
+
+
+class StopWhenAsked(TrainerCallback):
+    """Ends training after the step in which the stage was asked to stop, with a checkpoint of it."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.stopped = False
+        self._processes = processes
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask, all processes at once."""
+        if self._processes.asked_to_stop():
+            self.stopped = control.should_save = control.should_training_stop = True
 
 
 class AtSteps(TrainerCallback):
-    """Calls ``act(step)`` after the steps given, on every process."""
+    """Calls ``act(name)`` for what is kept of a step, on every process."""
 
     def __init__(self, steps: Mapping[int, list[str]], act: Callable[[str], None]) -> None:
         self._steps = steps
         self._act = act
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Act if this is one of the steps."""
-        for name in self._steps.get(state.global_step, ()):
-            self._act(name)
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Act if this is one of the steps: once it is known to be finite, and before the engine saves it."""
+        if logs is not None and "loss" in logs:
+            for name in self._steps.get(state.global_step, ()):
+                self._act(name)
 
 
 class AtStart(TrainerCallback):

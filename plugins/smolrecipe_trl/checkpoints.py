@@ -1,17 +1,41 @@
-"""The checkpoints that an interrupted stage goes on from, and telling a whole one from one that was cut short."""
+"""The checkpoints that an interrupted stage goes on from.
+
+::
+
+    trainer/checkpoint-<step>/   what the engine saves: weights, optimizer, schedule, states of random numbers
+                course.json      which rows it was trained on, and what was measured before the first step
+                seal.json        the sha256 of every file, written last
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+
+from smolrecipe_trl.durable import discard, sweep, write_whole
+from smolrecipe_trl.seals import SEAL, damage, seal
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_COMPLETE = "complete.json"
+_COURSE = "course.json"
 
 KEPT = 2
-"""Checkpoints kept. The engine deletes the oldest before the newest is marked, so that one marked always remains."""
+"""Sealed checkpoints kept: where the last one is damaged, there is one before it."""
+
+
+@frozen
+class CourseSoFar:
+    """What a checkpoint knows besides what the engine saves."""
+
+    step: int
+    rows: str
+    """The rows it was trained on, see ``RowFiles.identity``."""
+    before: Mapping[str, Any]
+    """What was measured before the first step: a stage that goes on has another model by then."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -19,46 +43,61 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step}"
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Note, once all processes have written theirs, which files the checkpoint has and how long they are."""
-    partial = checkpoint / f"{_COMPLETE}.partial"
-    partial.write_text(json.dumps(_sizes(checkpoint)))
-    partial.replace(checkpoint / _COMPLETE)
+def finish(checkpoint: Path, course: CourseSoFar) -> None:
+    """Seal a checkpoint of which every process has written its part."""
+    write_whole(checkpoint / _COURSE, json.dumps(asdict(course)))
+    seal(checkpoint)
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether the checkpoint was marked and still has all of its files in full length."""
-    try:
-        noted = json.loads((checkpoint / _COMPLETE).read_text())
-        found = _sizes(checkpoint)
-    except (OSError, ValueError):  # there is no mark, or another process is deleting the checkpoint
-        return False
-    return all(found.get(name) == size for name, size in noted.items())
+def thin_out(folder: Path) -> None:
+    """Delete all checkpoints but the last that are sealed."""
+    kept = sorted((path for path in _checkpoints(folder) if (path / SEAL).exists()), key=step_of)[-KEPT:]
+    for path in _checkpoints(folder):
+        if path not in kept:
+            discard(path)
 
 
-def last_complete(folder: Path) -> Path | None:
-    """The latest complete checkpoint in the folder."""
-    return max((path for path in _checkpoints(folder) if is_complete(path)), key=_step, default=None)
+def course_of(checkpoint: Path) -> CourseSoFar:
+    """What a whole checkpoint knows besides what the engine saves."""
+    return CourseSoFar(**json.loads((checkpoint / _COURSE).read_text(encoding="utf-8")))
 
 
-def remove_incomplete(folder: Path) -> list[Path]:
-    """Delete the checkpoints that were cut short and return which they were."""
-    removed = [path for path in _checkpoints(folder) if not is_complete(path)]
-    for path in removed:
-        shutil.rmtree(path)
-    return removed
+def last_sealed_step(folder: Path) -> int:
+    """The step of the latest checkpoint that was sealed, 0 where there is none; whether it is damaged is not asked."""
+    return max((step_of(path) for path in _checkpoints(folder) if (path / SEAL).exists()), default=0)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+def choose(folder: Path, rows: str, remade: Mapping[str, int], say: Callable[[str], None]) -> Path | None:
+    """The latest checkpoint that can be gone on from. Those after it are deleted, and it is said why.
+
+    Args:
+        rows: the rows there are to train on now.
+        remade: name -> step of what has to be published once more on the way.
+    """
+    sweep(folder)
+    there = sorted(_checkpoints(folder), key=step_of, reverse=True)
+    for path in there:
+        later = next((name for name, step in remade.items() if step <= step_of(path)), None)
+        reason = f"comes after '{later}', which is made again," if later is not None else damage(path)
+        if reason is None and (course := course_of(path)).step != step_of(path):
+            reason = f"is that of step {course.step}"
+        elif reason is None and course.rows != rows:
+            reason = "was trained on other rows than there are now"
+        if reason is None:
+            return path
+        say(f"{path.name} {reason} and is not used")
+        discard(path)
+    if there:
+        say("no checkpoint is left: starting from the first step")
+    return None
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was saved after."""
     match = _NAME.fullmatch(checkpoint.name)
     assert match is not None
     return int(match[1])
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_COMPLETE))
-    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
-from smolrecipe import Devices, Source, Use
+from smolrecipe import Devices, Source, StageError, Use
 from smolrecipe_trl.chat_templates import BUILT_IN, marks_assistant, template_path, template_text
 from smolrecipe_trl.options import PreferenceOptions, SftOptions, TrainingOptions, fraction_name
 
@@ -70,7 +71,21 @@ def _check_template(options: TrainingOptions, needs_markers: bool) -> Iterator[s
     path = template_path(options.chat_template)
     if not path.is_file():
         yield f"'chat_template': there is no file {path}; the built-in templates are {', '.join(BUILT_IN)}"
-    elif needs_markers and not marks_assistant(template_text(options.chat_template)):
+        return
+    try:
+        text = template_text(options.chat_template)
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"'chat_template': {path} cannot be read as text ({error})"
+        return
+    if isinstance(options.chat_template, Path) and find_spec("jinja2") is not None:
+        from smolrecipe_trl.template_reading import read_template
+
+        try:
+            read_template(text)
+        except StageError as error:
+            yield f"'chat_template': {path.name}: {error}"
+            return
+    if needs_markers and not marks_assistant(text):
         yield (
             f"'chat_template': {path.name} has no {{% generation %}} markers, so it does not say what the assistant "
             "wrote; put them around the assistant's turn"

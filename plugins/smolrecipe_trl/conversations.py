@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from attrs import frozen
 
 from smolrecipe import StageError
+from smolrecipe_trl.row_values import EndlessRowError, UnusableRowError, decoded, kind, names, plain, printable, shown
 
 _SHOWN = 5
 _ENOUGH = 20
+_LONGEST_ROLE = 64
+_MODE = "enable_thinking"
+"""What the built-in templates and many others call the switch of their two modes. To them, the text 'false' is true."""
 
 Message = Mapping[str, Any]
-
-
-class UnusableRowError(ValueError):
-    """A row that cannot be rendered without losing something. The message continues a sentence that names the row."""
 
 
 @frozen(kw_only=True)
@@ -46,7 +45,7 @@ def conversation(row: Any) -> Conversation:
     """
     fields = _fields(row)
     if fields.get("messages") is None:
-        raise UnusableRowError(f"has no 'messages' (it has {', '.join(fields) or 'nothing'})")
+        raise UnusableRowError(f"has no 'messages' (it has {names(fields)})")
     return Conversation(messages=_messages(fields["messages"], "messages"), arguments=_arguments(fields))
 
 
@@ -62,11 +61,12 @@ def pair(row: Any) -> Pair:
     fields = _fields(row)
     for key in ("chosen", "rejected"):
         if fields.get(key) is None:
-            raise UnusableRowError(f"has no '{key}' (it has {', '.join(fields) or 'nothing'})")
+            raise UnusableRowError(f"has no '{key}' (it has {names(fields)})")
     chosen, rejected = (_messages(fields[key], key) for key in ("chosen", "rejected"))
     written = fields.get("prompt")
     if written is None or isinstance(written, str):
-        prompt = _common_start(chosen, rejected)
+        # Two equal conversations have a prompt too: they are counted as equal answers to it.
+        prompt = _common_start(chosen, rejected) if chosen != rejected else chosen[:-1]
         if written is not None and all(message["content"].strip() != written.strip() for message in prompt):
             raise UnusableRowError("has a text as 'prompt' that is no message which 'chosen' and 'rejected' share")
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
@@ -83,31 +83,47 @@ def pair(row: Any) -> Pair:
 
 def _fields(row: Any) -> Mapping[str, Any]:
     if not isinstance(row, Mapping):
-        raise UnusableRowError(f"is {'null' if row is None else type(row).__name__}, not a mapping")
+        raise UnusableRowError(f"is {kind(row)}, not a mapping")
     return row
 
 
 def _messages(value: Any, key: str) -> tuple[Message, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UnusableRowError(f"has {type(value).__name__} as '{key}', not a list of messages")
-    messages = tuple(value)
+    # Something without a length may have no end.
+    if isinstance(value, (str, bytes, Mapping)) or not (isinstance(value, Iterable) and isinstance(value, Sized)):
+        raise UnusableRowError(f"has {kind(value)} as '{key}', not a list of messages")
+    messages = tuple(_message(message, f"{key}[{number}]") for number, message in enumerate(value))
     if not messages:
         raise UnusableRowError(f"has no message in '{key}'")
-    for number, message in enumerate(messages):
-        where = f"{key}[{number}]"
-        if not isinstance(message, Mapping):
-            raise UnusableRowError(f"has {type(message).__name__} as {where}, not a message")
-        if not isinstance(message.get("role"), str):
-            raise UnusableRowError(f"has no role in {where}")
-        content = message.get("content")
-        if content is None:
-            raise UnusableRowError(f"has no content in {where} (role '{message['role']}')")
-        if not isinstance(content, str):
-            raise UnusableRowError(
-                f"has {type(content).__name__} content in {where} (role '{message['role']}'): join its parts into text"
-            )
+    return messages
+
+
+def _message(message: Any, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise UnusableRowError(f"has {type(message).__name__} as {where}, not a message")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        raise UnusableRowError(f"has no role in {where}")
+    if len(role) > _LONGEST_ROLE:
+        raise UnusableRowError(f"has a role of {len(role)} characters in {where}: {shown(role)!r}")
+    if content is None:
+        raise UnusableRowError(f"has no content in {where} (role '{role}')")
+    if not isinstance(content, str):
+        raise UnusableRowError(f"has {kind(content)} content in {where} (role '{role}'): join its parts into text")
     # Arrow gives every message of a column the keys of all: what is None was not written.
-    return tuple({name: item for name, item in message.items() if item is not None} for message in messages)
+    written: Message = plain({name: item for name, item in message.items() if item is not None}, where)
+    _check_calls(written.get("tool_calls"), where)
+    return written
+
+
+def _check_calls(calls: Any, where: str) -> None:
+    """Refuse calls of tools whose arguments are a text, as some have them, that does not say what it should."""
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise UnusableRowError(f"has {kind(call)} as {where}.tool_calls[{number}], not a call")
+        arguments = f"{where}.tool_calls[{number}].arguments"
+        if not isinstance(decoded(function.get("arguments", {}), arguments), dict):
+            raise UnusableRowError(f"has '{arguments}' that is not a mapping")
 
 
 def _arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,21 +132,18 @@ def _arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     Arrow fills the keys that a row lacks with ``None``, and to a template ``enable_thinking=None`` is false: rows would
     change their mode. They may also be given as JSON text, which Arrow leaves alone.
     """
-    arguments = _decoded(fields.get("chat_template_kwargs"), "chat_template_kwargs")
+    key = "chat_template_kwargs"
+    arguments = decoded(fields.get(key), key)
     if arguments is not None and not isinstance(arguments, Mapping):
-        raise UnusableRowError(f"has {type(arguments).__name__} as 'chat_template_kwargs', not a mapping")
-    tools = _decoded(fields.get("tools"), "tools")
-    merged = {**({"tools": tools} if tools else {}), **(arguments or {})}
+        raise UnusableRowError(f"has {kind(arguments)} as '{key}', not a mapping")
+    tools = decoded(fields.get("tools"), "tools")
+    if tools is not None and not isinstance(tools, (list, tuple)):
+        raise UnusableRowError(f"has {kind(tools)} as 'tools', not a list")
+    merged = {**(plain({"tools": tools}, "the row") if tools else {}), **plain(arguments or {}, key)}
+    thinking = merged.get(_MODE)
+    if thinking is not None and not isinstance(thinking, bool):
+        raise UnusableRowError(f"has {kind(thinking)} as '{_MODE}' in '{key}', not true or false")
     return {name: value for name, value in merged.items() if value is not None}
-
-
-def _decoded(value: Any, key: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value else None
-    except ValueError:
-        raise UnusableRowError(f"has '{key}' that is not JSON: {value[:60]!r}") from None
 
 
 def _common_start(one: Sequence[Message], other: Sequence[Message]) -> tuple[Message, ...]:
@@ -150,10 +163,10 @@ class Refusals:
         """Note that row ``number`` (from 0) of ``source`` cannot be used; end when enough are known.
 
         Raises:
-            StageError: at the twentieth.
+            StageError: at the twentieth, and at one that never came to an end.
         """
-        self._messages.append(f"row {number} of source '{source}' {reason}")
-        if len(self._messages) >= _ENOUGH:
+        self._messages.append(printable(f"row {number} of source '{source}' {reason}"))
+        if len(self._messages) >= _ENOUGH or isinstance(reason, EndlessRowError):
             self.raise_if_any(more=True)
 
     def raise_if_any(self, *, more: bool = False) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,10 @@ from transformers.utils import logging as transformers_logging  # noqa: TID253
 
 from smolrecipe import StageContext, StageError
 from smolrecipe_trl.chat_templates import template_text
-from smolrecipe_trl.checkpoints import KEPT
 from smolrecipe_trl.options import TrainingOptions
-from smolrecipe_trl.rendering import check_tokenizer
+from smolrecipe_trl.tokenising import check_tokenizer
 
 _ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "flex": "flex_attention"}
-_HOURS = 3600
 
 
 def silence_engines() -> None:
@@ -46,10 +46,11 @@ def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenize
     Raises:
         StageError: for a tokenizer that fits neither the template nor the model.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _loading(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        vocabulary = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).vocab_size
     template = template_text(options.chat_template)
     check_tokenizer(tokenizer, template, options.eos_token)
-    vocabulary = AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size
     if len(tokenizer) > vocabulary:
         raise StageError(f"the tokenizer has {len(tokenizer)} tokens, the model only {vocabulary} ({folder})")
     if tokenizer.pad_token is None:
@@ -61,14 +62,32 @@ def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenize
 
 def load_model(folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model in float32, which its weights are trained in whatever the precision of the computation."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention_kernel(options), local_files_only=True
-    )
+    with _loading(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention_kernel(options),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     for config in (model.config, model.generation_config):
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Say which folder it is that cannot be loaded: one that is not whole, or needs code of its own to be run."""
+    try:
+        yield
+    except (MemoryError, RuntimeError):  # not enough memory, above all
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special for a file that is none
+        reason = str(error).strip().partition("\n")[0]
+        raise StageError(f"{folder} cannot be loaded ({type(error).__name__}: {reason})") from error
 
 
 def say_limits(model: PreTrainedModel, options: TrainingOptions, context: StageContext) -> None:
@@ -105,7 +124,7 @@ def engine_arguments(
         "use_cpu": on_cpu,
         "ddp_backend": ("gloo" if on_cpu else "nccl") if processes > 1 else None,
         "ddp_find_unused_parameters": False,
-        "ddp_timeout": 2 * _HOURS,
+        "ddp_timeout": options.parallelism.timeout_seconds,
         "seed": options.seed,
         "data_seed": options.seed,
         "dataloader_num_workers": 0,
@@ -115,7 +134,7 @@ def engine_arguments(
         "activation_checkpointing": options.activation_checkpointing and not sharded,
         "save_strategy": "steps",
         "save_steps": options.checkpoint_every,
-        "save_total_limit": KEPT,
+        "save_total_limit": None,  # the oldest goes when the newest is sealed, and not before
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would log the mean of the losses before instead of a NaN
         "report_to": "none",

@@ -14,6 +14,7 @@ from datasets import Dataset  # noqa: TID253
 from transformers import Trainer  # noqa: TID253
 
 from smolrecipe import Measure, StageContext
+from smolrecipe_trl.durable import write_whole
 
 HELD_OUT_FILE = "held_out.json"
 """What measures are made of: ``columns``, and ``before`` and ``after`` training by source a list of numbers a row."""
@@ -45,11 +46,15 @@ def row_lengths(rows: Dataset, column: str) -> list[int]:
     return [int(length) for length in compute.list_value_length(rows.data.column(column)).to_pylist()]
 
 
-def own_batches(trainer: Trainer, all_batches: Sequence[list[int]]) -> Iterator[tuple[list[int], bool]]:
+def own_batches(
+    trainer: Trainer, all_batches: Sequence[list[int]], between: Callable[[], None] | None = None
+) -> Iterator[tuple[list[int], bool]]:
     """This process' share of the batches. The bool says whether it counts: under FSDP every process has to compute the
-    same number, so some compute one that is another's."""
+    same number, so some compute one that is another's. ``between`` is called before each of them, on every process."""
     processes, own = trainer.accelerator.num_processes, trainer.accelerator.process_index
     for start in range(0, len(all_batches), processes):
+        if between is not None:
+            between()
         index = start + own
         yield all_batches[min(index, len(all_batches) - 1)], index < len(all_batches)
 
@@ -66,12 +71,14 @@ def measuring(trainer: Trainer) -> Iterator[torch.nn.Module]:
         trainer.model.train(was_training)
 
 
-def learned_loss(trainer: Trainer, rows: Dataset, collate: Collate, most_tokens: int) -> list[list[float]]:
-    """What the model makes of each row: ``LEARNED_COLUMNS``, the loss in nats."""
+def learned_loss(
+    trainer: Trainer, rows: Dataset, collate: Collate, most_tokens: int, between: Callable[[], None] | None = None
+) -> list[list[float]]:
+    """What the model makes of each row: ``LEARNED_COLUMNS``, the loss in nats. For ``between`` see ``own_batches``."""
     device = trainer.args.device
     found = torch.zeros(len(rows), 3, dtype=torch.float64, device=device)
     with measuring(trainer) as model:
-        for numbers, counts in own_batches(trainer, batches(row_lengths(rows, "input_ids"), most_tokens)):
+        for numbers, counts in own_batches(trainer, batches(row_lengths(rows, "input_ids"), most_tokens), between):
             batch = collate([rows[number] for number in numbers])
             outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()}, fused_lm_head=True)
             if counts:
@@ -96,7 +103,7 @@ def write_held_out(context: StageContext, columns: Sequence[str], before: Tables
     """Publish what the measures are made of, row by row."""
     if context.rank == 0 and after:
         tables = {"columns": list(columns), "before": before, "after": after}
-        (context.folder / HELD_OUT_FILE).write_text(json.dumps(tables) + "\n")
+        write_whole(context.folder / HELD_OUT_FILE, json.dumps(tables) + "\n")
 
 
 def before_and_after(

@@ -25,6 +25,13 @@ class Parallelism:
     memory_gib: float | None = option(
         default=None, more_than=0, identity=False, doc="memory of an accelerator that the layout was sized for, in GiB"
     )
+    timeout_seconds: int = option(
+        default=600,
+        at_least=1,
+        identity=False,
+        doc="seconds that a process waits for the others, in training, measuring and saving, before the stage ends "
+        "with an error. More than the slowest of them needs to write a checkpoint, or to compute a step",
+    )
 
 
 @frozen(kw_only=True)
@@ -36,7 +43,9 @@ class TrainingOptions:
         doc="named sources; their rows are joined and shuffled, each source as often as its rows"
     )
     held_out: Mapping[str, Use[Source]] = option(
-        factory=dict, doc="named sources that are not trained on and are measured before and after"
+        factory=dict,
+        ordered=False,
+        doc="named sources that are not trained on and are measured before and after",
     )
     chat_template: Literal["chatml", "smollm3", "compact"] | Path = option(
         doc="a built-in chat template or the path of a .jinja file; it becomes the model's"
@@ -80,7 +89,8 @@ class TrainingOptions:
         default=500,
         at_least=1,
         identity=False,
-        doc="steps between the checkpoints that an interrupted stage resumes from",
+        doc="steps between the checkpoints that an interrupted stage resumes from. A stage that is asked to stop saves "
+        "one more, after the step that it is in: it needs the time of one step and one checkpoint for it",
     )
     parallelism: Parallelism = option(factory=Parallelism, identity=False, doc="device, processes, sharding")
 

@@ -11,9 +11,10 @@ from datasets import Dataset  # noqa: TID253
 from transformers import PreTrainedTokenizerBase  # noqa: TID253
 from trl import pack_dataset  # noqa: TID253
 
+from smolrecipe_trl.control_tokens import Rendered
 from smolrecipe_trl.options import SftOptions
-from smolrecipe_trl.rendering import Rendered, Tokens, tokenise
 from smolrecipe_trl.row_files import Counts, Prepare
+from smolrecipe_trl.tokenising import Tokens, tokenise
 
 IGNORED = -100
 """The label of a token that is not learned."""
@@ -34,7 +35,7 @@ def labelled(tokenizer: PreTrainedTokenizerBase, options: SftOptions, *, packing
         labels = ids.copy() if options.loss_on == "all" else numpy.where(tokens.marked, ids, IGNORED)
         if strategy != "wrapped":
             labels[:1] = IGNORED
-        counts = Counts(rows=1)
+        counts = Counts(rows=1, rows_spelling_control_tokens=int(tokens.spells_control_tokens))
         if strategy in ("bfd", "none") and len(ids) > options.max_length:
             counts.truncated_rows, counts.truncated_tokens = 1, len(ids) - options.max_length
             ids, labels = ids[: options.max_length], labels[: options.max_length]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from trl import DPOConfig  # noqa: TID253
 
 from smolrecipe import Artifact, Loss, StageContext, Use
 from smolrecipe_trl.chat_templates import template_name
+from smolrecipe_trl.checkpoints import last_sealed_step
 from smolrecipe_trl.conversations import pair
 from smolrecipe_trl.engine import (
     engine_arguments,
@@ -29,7 +30,6 @@ from smolrecipe_trl.held_out import (
     own_batches,
     row_lengths,
     shared,
-    write_held_out,
 )
 from smolrecipe_trl.options import PreferenceOptions, fraction_name
 from smolrecipe_trl.preference_trainer import (
@@ -42,10 +42,12 @@ from smolrecipe_trl.preference_trainer import (
     preference_batch,
     wins,
 )
-from smolrecipe_trl.rendering import ChatRenderer, RenderedPair, Tokens, tokenise
+from smolrecipe_trl.processes import Processes, joined
+from smolrecipe_trl.rendering import ChatRenderer, RenderedPair
 from smolrecipe_trl.row_files import Counts, Prepare, RowFiles, RowTools, row_files
 from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
-from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, run_course
+from smolrecipe_trl.tokenising import Tokens, tokenise
+from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, CoursePlan, run_course
 
 MARGIN = "reward margin"
 ACCURACY = "reward accuracy"
@@ -74,12 +76,19 @@ def align(options: PreferenceOptions, context: StageContext) -> Artifact:
         The artifact, with rewards on held-out pairs before and after.
 
     Raises:
-        StageError: for rows, a tokenizer, a loss or a batch that do not fit, and for a loss that is not finite.
+        StageError: for rows, a tokenizer, a loss or a batch that do not fit, for a loss that is not finite, and for
+            another process that is gone or does not answer.
+        StageStopped: when the stage is asked to stop.
     """
     silence_engines()
+    with joined(context, options.parallelism, last_sealed_step(context.folder / TRAINER_FOLDER)) as processes:
+        return _align(options, context, processes)
+
+
+def _align(options: PreferenceOptions, context: StageContext, processes: Processes) -> Artifact:
     source = context.input(options.from_)
     tokenizer = load_tokenizer(source, options)
-    rows = _rows(options, context, tokenizer)
+    rows = _rows(options, context, processes, tokenizer)
     rows.report(context)
     steps = plan_steps(len(rows.train), options)
     model = load_model(source, options, tokenizer)
@@ -88,14 +97,23 @@ def align(options: PreferenceOptions, context: StageContext) -> Artifact:
     reference = load_model(source, options, tokenizer) if needs_reference else None
     trainer = make_trainer(options, context, rows.train, tokenizer, model, reference, steps)
 
-    def measure() -> dict[str, Any]:
-        most_tokens = options.micro_batch * options.max_length
-        return {name: _answers(trainer, held, tokenizer, most_tokens) for name, held in rows.held_out.items()}
+    most_tokens = options.micro_batch * options.max_length
 
-    course = run_course(
-        trainer, tokenizer, options, context, measure=measure, metrics=_METRICS, keep=_kept_steps(options, steps)
+    def measure() -> dict[str, list[list[float]]]:
+        return {
+            name: _answers(trainer, held, tokenizer, most_tokens, processes.stop_if_asked)
+            for name, held in rows.held_out.items()
+        }
+
+    plan = CoursePlan(
+        rows=rows.identity,
+        measure=measure,
+        try_weights=lambda: _answers(trainer, rows.train.take(1), tokenizer, most_tokens),
+        metrics=_METRICS,
+        columns=HELD_OUT_COLUMNS,
+        keep=_kept_steps(options, steps),
     )
-    write_held_out(context, HELD_OUT_COLUMNS, course.before, course.after)
+    course = run_course(trainer, tokenizer, options, context, processes, plan)
     before = {name: _rewards(options.loss, answers, answers) for name, answers in course.before.items()}
     after = {name: _rewards(options.loss, answers, course.before[name]) for name, answers in course.after.items()}
     return Artifact(
@@ -165,11 +183,15 @@ def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
         return tokens.ids[:max_length], scored[:max_length]
 
     def row(chosen: Tokens, rejected: Tokens) -> tuple[dict[str, Any] | None, Counts]:
-        counts = Counts(rows=1)
+        spells = chosen.spells_control_tokens or rejected.spells_control_tokens
+        counts = Counts(rows=1, rows_spelling_control_tokens=int(spells))
         chosen_ids, chosen_mask = half(chosen, counts)
         rejected_ids, rejected_mask = half(rejected, counts)
         if not chosen_mask.any() or not rejected_mask.any():
             counts.rows_without_loss, counts.dropped_tokens = 1, len(chosen_ids) + len(rejected_ids)
+            return None, counts
+        if numpy.array_equal(chosen_ids, rejected_ids) and numpy.array_equal(chosen_mask, rejected_mask):
+            counts.rows_of_equal_answers, counts.dropped_tokens = 1, len(chosen_ids) + len(rejected_ids)
             return None, counts
         counts.tokens = len(chosen_ids) + len(rejected_ids)
         counts.learned_tokens = int(chosen_mask.sum() + rejected_mask.sum())
@@ -182,7 +204,7 @@ def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
     return prepare
 
 
-def _rows(options: PreferenceOptions, context: StageContext, tokenizer: Any) -> RowFiles:
+def _rows(options: PreferenceOptions, context: StageContext, processes: Processes, tokenizer: Any) -> RowFiles:
     def tools() -> RowTools:
         renderer = ChatRenderer(tokenizer, tokenizer.chat_template)
         prepare = tokenised_pairs(tokenizer, options.max_length)
@@ -193,7 +215,7 @@ def _rows(options: PreferenceOptions, context: StageContext, tokenizer: Any) -> 
             unread=renderer.unread,
         )
 
-    return row_files(context, context.folder / ROWS_FOLDER, options.data, options.held_out, COLUMNS, tools)
+    return row_files(context, processes, context.folder / ROWS_FOLDER, options.data, options.held_out, COLUMNS, tools)
 
 
 def _kept_steps(options: PreferenceOptions, steps: Steps) -> dict[int, list[str]]:
@@ -203,17 +225,23 @@ def _kept_steps(options: PreferenceOptions, steps: Steps) -> dict[int, list[str]
     return kept
 
 
-def _answers(trainer: PreferenceTrainer, rows: Dataset, tokenizer: Any, most_tokens: int) -> list[list[float]]:
+def _answers(
+    trainer: PreferenceTrainer,
+    rows: Dataset,
+    tokenizer: Any,
+    most_tokens: int,
+    between: Callable[[], None] | None = None,
+) -> list[list[float]]:
     """Log-probabilities and token counts, as (chosen, rejected, chosen tokens, rejected tokens) of every pair.
 
-    ``most_tokens`` is what the chosen or the rejected half of a batch may have.
+    ``most_tokens`` is what the chosen or the rejected half of a batch may have; for ``between`` see ``own_batches``.
     """
     device = trainer.args.device
     found = torch.zeros(len(rows), 4, dtype=torch.float64, device=device)
     halves = (row_lengths(rows, "chosen_ids"), row_lengths(rows, "rejected_ids"))
     lengths = [max(pair) for pair in zip(*halves, strict=True)]
     with measuring(trainer) as model:
-        for numbers, counts in own_batches(trainer, batches(lengths, most_tokens)):
+        for numbers, counts in own_batches(trainer, batches(lengths, most_tokens), between):
             batch = collate_pairs([rows[number] for number in numbers], tokenizer.pad_token_id)
             inputs = {name: tensor.to(device) for name, tensor in batch.items()}
             values = torch.stack([*answer_log_probs(model, inputs), *answer_tokens(inputs)], dim=1)

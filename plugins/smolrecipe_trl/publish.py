@@ -10,6 +10,7 @@ from pathlib import Path
 import torch  # noqa: TID253
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer  # noqa: TID253
 
+from smolrecipe_trl.durable import discard
 from smolrecipe_trl.options import TrainingOptions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,7 +32,7 @@ def publish_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, options:
         model.save_pretrained(partial, state_dict=_to_write(model, state, _DTYPES[options.save_precision]))
         _mend_config(partial / "config.json", options.save_precision)
         tokenizer.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         partial.rename(folder)
     accelerator.wait_for_everyone()
 

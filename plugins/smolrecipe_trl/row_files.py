@@ -1,24 +1,30 @@
 """The rows of a stage, tokenised once into Arrow files in its folder and mapped into memory from there.
 
-Rank 0 makes them; the other ranks, and a stage that goes on after an interruption, find them there.
+Rank 0 makes them; the other ranks, and a stage that goes on after an interruption, find them there. They lie there
+sealed: what an interruption or a disk has damaged is made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as compute
 from attrs import asdict, define, frozen
 from datasets import Dataset, Features, List, Value  # noqa: TID253
 from datasets.arrow_writer import ArrowWriter  # noqa: TID253
 
 from smolrecipe import Source, StageContext, StageError, Use
-from smolrecipe_trl.conversations import Refusals, UnusableRowError
+from smolrecipe_trl.conversations import Refusals
+from smolrecipe_trl.durable import discard
+from smolrecipe_trl.processes import Processes
 from smolrecipe_trl.row_sample import RowSample
+from smolrecipe_trl.row_values import UnusableRowError
+from smolrecipe_trl.seals import damage, seal
 
 _BATCH = 512
 _COUNTS_FILE = "counts.json"
@@ -37,8 +43,12 @@ class Counts:
     truncated_tokens: int = 0
     rows_without_loss: int = 0
     """Rows of which no token would be learned. They are left out."""
+    rows_of_equal_answers: int = 0
+    """Pairs of which both answers are the same, after truncation: they prefer nothing. They are left out."""
     dropped_tokens: int = 0
-    """Tokens of those rows, after truncation."""
+    """Tokens of the rows that are left out, after truncation."""
+    rows_spelling_control_tokens: int = 0
+    """Rows in which a message spells a token such as ``<|im_end|>``: it is tokenised as the text that it is."""
 
 
 Columns = Mapping[str, list[int]]
@@ -69,6 +79,8 @@ class RowFiles:
     held_out: dict[str, Dataset]
     counts: dict[str, Counts]
     unread: dict[str, int]
+    identity: str
+    """Tells rows to train on from other ones: a sha256 of what is in them, in their order."""
 
     def report(self, context: StageContext) -> None:
         """Say what was truncated, left out or not read."""
@@ -83,6 +95,16 @@ class RowFiles:
                     f"source '{name}': {counts.rows_without_loss} of {counts.rows} rows have no token to learn and "
                     "were left out"
                 )
+            if counts.rows_of_equal_answers:
+                context.say(
+                    f"source '{name}': in {counts.rows_of_equal_answers} of {counts.rows} pairs both answers are the "
+                    "same; these were left out"
+                )
+            if counts.rows_spelling_control_tokens:
+                context.say(
+                    f"source '{name}': in {counts.rows_spelling_control_tokens} of {counts.rows} rows a message spells "
+                    "a control token of the model; these were taken for text"
+                )
         for argument, rows in self.unread.items():
             context.say(f"the chat template does not read '{argument}', which {rows} rows give")
 
@@ -96,6 +118,7 @@ class RowFiles:
 
 def row_files(
     context: StageContext,
+    processes: Processes,
     folder: Path,
     data: Mapping[str, Use[Source]],
     held_out: Mapping[str, Use[Source]],
@@ -103,7 +126,7 @@ def row_files(
     tools: Callable[[], RowTools],
     arrange: Callable[[Dataset, Path], Dataset] | None = None,
 ) -> RowFiles:
-    """The tokenised rows of the sources, made if they are not in ``folder`` yet.
+    """The tokenised rows of the sources, made by the first process if they are not in ``folder`` yet.
 
     Args:
         columns: the names of the rows' columns, each a list of integers.
@@ -112,18 +135,24 @@ def row_files(
 
     Raises:
         StageError: for rows that cannot be rendered, and for a source of which no row has a token to learn.
+        StageStopped: when the stage is asked to stop meanwhile.
     """
-    if not folder.exists():
-        if context.rank == 0:
-            _make(folder, data, held_out, columns, tools, arrange)
-        else:
-            _wait_for(folder)
+    if context.rank == 0:
+        with processes.first_works() as look_around:
+            if folder.exists() and (reason := damage(folder)) is not None:
+                context.say(f"the rows that were prepared before: '{folder.name}' {reason}; they are prepared again")
+                discard(folder)
+            if not folder.exists():
+                _make(folder, data, held_out, columns, tools, arrange, look_around)
+    else:
+        processes.wait_for_first()
     found = json.loads((folder / _COUNTS_FILE).read_text())
     return RowFiles(
         train=_open(folder, _TRAIN),
         held_out={name: _open(folder, f"{_HELD_OUT}-{number}") for number, name in enumerate(held_out)},
         counts={name: Counts(**counts) for name, counts in found["counts"].items()},
         unread=found["unread"],
+        identity=found["identity"],
     )
 
 
@@ -134,6 +163,7 @@ def _make(
     columns: Iterable[str],
     tools: Callable[[], RowTools],
     arrange: Callable[[Dataset, Path], Dataset] | None,
+    look_around: Callable[[], None],
 ) -> None:
     """Write all rows beside ``folder`` and rename, so that what lies there is whole."""
     made = tools()
@@ -155,7 +185,8 @@ def _make(
                 label = name if stem == _TRAIN else f"held_out.{name}"
                 counts[label] = Counts()
                 prepare = made.prepare if stem == _TRAIN else made.prepare_held_out
-                for number, row in _prepared(use, label, made.render, prepare, refusals, counts[label]):
+                read = _read(use, label, look_around)
+                for number, row in _prepared(read, label, made.render, prepare, refusals, counts[label]):
                     sample.add(label, number, row)
                     if row is not None:
                         writer.write(row)
@@ -167,19 +198,23 @@ def _make(
         arrange(_open(partial, _TRAIN), partial / "arranged.arrow")
         (partial / "arranged.arrow").replace(partial / f"{_TRAIN}.arrow")
     sample.write(partial)
-    (partial / _COUNTS_FILE).write_text(
-        json.dumps({"counts": {name: asdict(count) for name, count in counts.items()}, "unread": dict(made.unread)})
-    )
+    found = {
+        "counts": {name: asdict(count) for name, count in counts.items()},
+        "unread": dict(made.unread),
+        "identity": _identity(_open(partial, _TRAIN)),
+    }
+    (partial / _COUNTS_FILE).write_text(json.dumps(found))
+    seal(partial)
     partial.rename(folder)
 
 
 def _prepared(
-    use: Use[Source], label: str, render: Render, prepare: Prepare, refusals: Refusals, total: Counts
+    rows: Iterable[Any], label: str, render: Render, prepare: Prepare, refusals: Refusals, total: Counts
 ) -> Iterator[tuple[int, Columns | None]]:
     """Number and columns of each row of a source (``None`` for one that is left out)."""
     numbers: list[int] = []
     batch: list[Any] = []
-    for number, row in enumerate(use.component.read(use.options)):
+    for number, row in enumerate(rows):
         try:
             batch.append(render(row))
             numbers.append(number)
@@ -192,6 +227,21 @@ def _prepared(
         yield from zip(numbers, _counted(prepare(batch), total), strict=True)
 
 
+def _read(use: Use[Source], label: str, look_around: Callable[[], None]) -> Iterator[Any]:
+    """The rows of a source; after each of them, ``look_around`` may end the stage.
+
+    Raises:
+        StageError: when there are more, but they cannot be read: a folder is gone, a file is not what it says.
+    """
+    number = -1
+    try:
+        for number, row in enumerate(use.component.read(use.options)):  # noqa: B007  it is told below
+            yield row
+            look_around()
+    except (OSError, ValueError) as error:
+        raise StageError(f"source '{label}' cannot be read beyond its first {number + 1} row(s): {error}") from error
+
+
 def _counted(prepared: list[tuple[Columns | None, Counts]], total: Counts) -> Iterator[Columns | None]:
     for columns, counts in prepared:
         for field, value in asdict(counts).items():
@@ -202,7 +252,9 @@ def _counted(prepared: list[tuple[Columns | None, Counts]], total: Counts) -> It
 def _check_something_left(name: str, counts: Counts) -> None:
     if counts.rows == 0:
         raise StageError(f"source '{name}' yields no row")
-    if counts.rows_without_loss == counts.rows:
+    if counts.rows_of_equal_answers == counts.rows:
+        raise StageError(f"source '{name}': in all of its {counts.rows} pairs both answers are the same")
+    if counts.rows_without_loss + counts.rows_of_equal_answers == counts.rows:
         raise StageError(
             f"source '{name}': none of its {counts.rows} rows has a token to learn. Either no row has a turn of the "
             "assistant, or the turns before it fill max_length"
@@ -213,7 +265,12 @@ def _open(folder: Path, stem: str) -> Dataset:
     return Dataset.from_file(str(folder / f"{stem}.arrow"))
 
 
-def _wait_for(folder: Path) -> None:
-    """Wait until rank 0 has made the folder. When rank 0 fails, the launcher ends this process."""
-    while not folder.exists():
-        time.sleep(0.2)
+def _identity(rows: Dataset) -> str:
+    """A sha256 of what is in the rows: the files themselves also hold a number that their writer draws."""
+    digest = hashlib.sha256()
+    for name in sorted(rows.column_names):
+        digest.update(name.encode())
+        for chunk in rows.data.column(name).chunks:
+            digest.update(compute.list_value_length(chunk).to_numpy(zero_copy_only=False).tobytes())
+            digest.update(chunk.flatten().to_numpy().tobytes())
+    return digest.hexdigest()

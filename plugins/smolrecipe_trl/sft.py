@@ -10,6 +10,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling  # noqa: TID
 
 from smolrecipe import Artifact, StageContext
 from smolrecipe_trl.chat_templates import template_name
+from smolrecipe_trl.checkpoints import last_sealed_step
 from smolrecipe_trl.conversations import conversation
 from smolrecipe_trl.engine import (
     engine_arguments,
@@ -26,15 +27,15 @@ from smolrecipe_trl.held_out import (
     before_and_after,
     learned_loss,
     means,
-    write_held_out,
 )
 from smolrecipe_trl.options import SftOptions
 from smolrecipe_trl.packing import COLUMNS, labelled, packed, packing_summary
+from smolrecipe_trl.processes import Processes, joined
 from smolrecipe_trl.rendering import ChatRenderer
 from smolrecipe_trl.row_files import RowFiles, RowTools, row_files
 from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
 from smolrecipe_trl.trainer_parts import RecipeTrainer
-from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, run_course
+from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, CoursePlan, run_course
 
 _KINDS: dict[str, dict[str, Any]] = {LOSS: {"better": "lower", "unit": "nats/token"}, ACCURACY: {"better": "higher"}}
 _METRICS = {
@@ -57,12 +58,19 @@ def fine_tune(options: SftOptions, context: StageContext) -> Artifact:
         The artifact, with the loss on held-out rows (by the rule that labels the training rows) before and after.
 
     Raises:
-        StageError: for rows, a tokenizer or a batch that do not fit, and for a loss that is not finite.
+        StageError: for rows, a tokenizer or a batch that do not fit, for a loss that is not finite, and for another
+            process that is gone or does not answer.
+        StageStopped: when the stage is asked to stop.
     """
     silence_engines()
+    with joined(context, options.parallelism, last_sealed_step(context.folder / TRAINER_FOLDER)) as processes:
+        return _fine_tune(options, context, processes)
+
+
+def _fine_tune(options: SftOptions, context: StageContext, processes: Processes) -> Artifact:
     source = context.input(options.from_)
     tokenizer = load_tokenizer(source, options)
-    rows = _rows(options, context, tokenizer)
+    rows = _rows(options, context, processes, tokenizer)
     rows.report(context)
     packing = packing_summary(rows.train, options.max_length)
     steps = plan_steps(len(rows.train), options)
@@ -71,12 +79,22 @@ def fine_tune(options: SftOptions, context: StageContext) -> Artifact:
     trainer = make_trainer(options, context, rows.train, tokenizer, model, steps)
     collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
 
-    def measure() -> dict[str, list[list[float]]]:
-        most_tokens = options.micro_batch * options.max_length
-        return {name: learned_loss(trainer, held, collate, most_tokens) for name, held in rows.held_out.items()}
+    most_tokens = options.micro_batch * options.max_length
 
-    course = run_course(trainer, tokenizer, options, context, measure=measure, metrics=_METRICS)
-    write_held_out(context, LEARNED_COLUMNS, course.before, course.after)
+    def measure() -> dict[str, list[list[float]]]:
+        return {
+            name: learned_loss(trainer, held, collate, most_tokens, processes.stop_if_asked)
+            for name, held in rows.held_out.items()
+        }
+
+    plan = CoursePlan(
+        rows=rows.identity,
+        measure=measure,
+        try_weights=lambda: learned_loss(trainer, rows.train.take(1), collate, most_tokens),
+        metrics=_METRICS,
+        columns=LEARNED_COLUMNS,
+    )
+    course = run_course(trainer, tokenizer, options, context, processes, plan)
     before, after = ({name: means(table) for name, table in tables.items()} for tables in (course.before, course.after))
     return Artifact(
         measures=before_and_after(before, after, _KINDS, {name: len(held) for name, held in rows.held_out.items()}),
@@ -123,7 +141,7 @@ def make_trainer(
     )
 
 
-def _rows(options: SftOptions, context: StageContext, tokenizer: Any) -> RowFiles:
+def _rows(options: SftOptions, context: StageContext, processes: Processes, tokenizer: Any) -> RowFiles:
     def tools() -> RowTools:
         renderer = ChatRenderer(tokenizer, tokenizer.chat_template)
         return RowTools(
@@ -133,6 +151,7 @@ def _rows(options: SftOptions, context: StageContext, tokenizer: Any) -> RowFile
             unread=renderer.unread,
         )
 
+    folder = context.folder / ROWS_FOLDER
     return row_files(
-        context, context.folder / ROWS_FOLDER, options.data, options.held_out, COLUMNS, tools, arrange=packed(options)
+        context, processes, folder, options.data, options.held_out, COLUMNS, tools, arrange=packed(options)
     )

@@ -23,7 +23,7 @@ import pluggy
 from attrs import Factory, define
 
 from smolrecipe import hookspecs
-from smolrecipe.catalog import Catalog, Provider
+from smolrecipe.catalog import Catalog, Provider, hash_of_files
 from smolrecipe.components import (
     KINDS,
     Component,
@@ -138,25 +138,36 @@ def load_registry(only: Collection[str] | None = None, extra: Iterable[tuple[str
 
 
 def source_hash(plugin: Any) -> str:
-    """A hash of the plugin's source files, so that a changed plugin gives its stages new digests.
+    """A hash of the plugin's source files, so that a changed plugin gives its stages new digests."""
+    return hash_of_files(source_files(plugin))
+
+
+def source_files(plugin: Any) -> dict[str, str]:
+    """The plugin's source files by their path in its package, each with its sha256.
 
     Every file of the whole package that the plugin lies in counts, its templates and data too; a module that lies in
-    no package counts alone. For a plugin that is no module, the one that its class comes from.
+    no package counts alone. For a plugin that is no module, the one that its class comes from. What Python compiles,
+    and what is hidden or a backup (an editor's, a file manager's), is no source.
     """
     name = plugin.__name__ if isinstance(plugin, ModuleType) else str(getattr(plugin, "__module__", ""))
     parents = itertools.accumulate(name.split("."), lambda package, part: f"{package}.{part}")
     files = [getattr(module, "__file__", None) for module in (sys.modules.get(parent) for parent in parents)]
     outermost = next(filter(None, [*files, getattr(plugin, "__file__", None)]), None)  # namespace packages have none
     if outermost is None:
-        return ""
+        return {}
     root = Path(outermost)
     package = root.name == "__init__.py"
-    digest = hashlib.sha256()
-    for path in sorted(root.parent.rglob("*")) if package else [root]:
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
-            digest.update(str(path.relative_to(root.parent)).encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    found = {path.relative_to(root.parent): path for path in (root.parent.rglob("*") if package else [root])}
+    return {
+        inside.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for inside, path in sorted(found.items())
+        if _is_source(inside) and path.is_file()
+    }
+
+
+def _is_source(path: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    return not hidden and path.suffix != ".pyc" and not path.name.endswith("~")
 
 
 def _refuse_unknown(only: Collection[str] | None, installed: Collection[str]) -> None:
@@ -186,6 +197,7 @@ def _register(registry: Registry, name: str, plugin: Any) -> None:
         registry.manager.register(plugin, name=name)
         _refuse_unknown_hooks(plugin)
         offers = _offers(registry.manager, name)
+        hooks = {caller.name for caller in registry.manager.get_hookcallers(plugin) or ()}
     except (Exception, SystemExit) as error:
         if registry.manager.has_plugin(name):
             registry.manager.unregister(name=name)
@@ -196,6 +208,8 @@ def _register(registry: Registry, name: str, plugin: Any) -> None:
         distribution=found.distribution,
         version=found.version,
         hash_source=functools.cache(lambda: source_hash(plugin)),
+        source_files=lambda: source_files(plugin),
+        hooks=frozenset(hooks),
     )
     registry.catalog.loaded[name] = provider
     for component in offers:

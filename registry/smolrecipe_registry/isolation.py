@@ -179,7 +179,8 @@ def _lies_below(name: str, folder: Path) -> bool:
 
 def _pytest_plugins(name: str) -> list[str]:
     """The kit's fixtures and the plugins of pytest that the plugin's distribution declares."""
-    from smolrecipe_registry.requirements import importable_with, normal_name
+    from smolrecipe.provenance.packages import normal_name
+    from smolrecipe_registry.requirements import importable_with
 
     allowed = importable_with(distribution_of(plugin_entries()[name]))
 

@@ -77,9 +77,10 @@ def test_the_table_and_its_last_line(ran: Callable[..., Path], smolrecipe: Run) 
         (lambda folder: (folder / "number.json").write_text("9"), "number.json was changed"),
         (lambda folder: (folder / "log.txt").unlink(), "log.txt is missing"),
         (lambda folder: (folder / "extra.bin").touch(), "extra.bin was added"),
-        (lambda folder: (folder / "metrics.jsonl").write_bytes(b""), "metrics.jsonl was changed"),
-        (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json cannot be read"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "metrics.jsonl").write_bytes(b""), "metrics.jsonl was changed (it has 0 bytes, not "),
+        (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json holds no mapping"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is no JSON (line 1, column 2: "),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be read (No such file or directory)"),
     ],
 )
 def test_damage_to_any_file_is_found_and_named(
@@ -103,7 +104,7 @@ def test_records_that_do_not_fit_are_claims_that_fail(ran: Callable[..., Path], 
     assert any("unknown key 'too'" in note and "did you mean 'to'?" in note for note in notes)
     record.write_text("{}")
     notes = [row["note"] for row in json.loads(smolrecipe("verify", run, "--json", check=1).stdout)]
-    assert "stage.json is not the record of a stage" in notes
+    assert f"{record} is not the record of a stage: it has no 'recipe'" in notes
 
 
 def test_an_artifact_whose_parent_is_gone_says_so(ran: Callable[..., Path], smolrecipe: Run) -> None:
@@ -142,7 +143,7 @@ def test_a_checkpoint_made_elsewhere(tmp_path: Path, smolrecipe: Run) -> None:
         ({"layers": 3, "kind": "deep"}, "kind is 'deep', not 'wide'"),
         ({"layers": 3, "kind": "round"}, "kind 'round' is none that layers have"),
         ({"model_type": "other"}, "no installed model component knows a config.json of model_type 'other'"),
-        ([], "config.json holds no mapping"),
+        ([], f"{config} holds no mapping"),
     ):
         config.write_text(json.dumps(content))
         (row,) = [row for row in json.loads(smolrecipe("verify", folder, "--json", check=1).stdout) if not row["holds"]]

@@ -121,6 +121,7 @@ def test_token_files_hold_a_direct_tokenisation_of_every_document(tmp_path, toke
         "characters": sum(len(row["text"]) for row in read_numbers(NumbersOptions(count=200))),
         "empty_documents": 0,
         "repaired_documents": 0,
+        "escaped_documents": 0,
     }
     assert 20 <= len(expected["held_out"]) <= 60
     about = json.loads((tmp_path / "tokens" / "tokens.json").read_text())
@@ -206,7 +207,7 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_data_tokenize as test
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
-from smolrecipe_data.token_writer import TokenWriter
+from smolrecipe_data import token_writer
 
 moment, folder, tokenizer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 sources = dict(test.SOURCES)
@@ -228,7 +229,7 @@ elif moment == "writing":  # every document is written once, shuffled documents 
 elif moment == "shuffling":
     TokenizedFile.write_bytes = killing(TokenizedFile.write_bytes, 2 * 60 + 90)
 elif moment == "between files":
-    TokenWriter._name_tokenizer = killing(TokenWriter._name_tokenizer, 3 + 2)
+    token_writer.describe = killing(token_writer.describe, 3 + 2)
 test.run(folder, tokenizer, sources=sources, files=test.FILES)
 """
 

@@ -62,7 +62,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokens(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     artifact = TOKENIZE.run(TOKENIZE_OPTIONS, context(folder, tokenizer=tokenizer))
-    (folder / "stage.json").write_text(json.dumps({"summary": artifact.summary}))
+    told = {"recipe": "r", "stage": "s", "kind": "tokenize", "digest": "0" * 64, "parents": {}, "plugins": {}}
+    told |= {"options": {"use": "tokenize"}, "started": "", "seconds": 0.0, "measures": []}
+    (folder / "stage.json").write_text(json.dumps({**told, "summary": artifact.summary}))
     return folder
 
 
@@ -93,6 +95,7 @@ def test_good_token_files_hold(tokens: Path, tokenizer: Path) -> None:
         "document ends increase": "0 of 100 documents differ",
         "all tokens are in the vocabulary": "0 of 100 documents differ",
         "every document ends with its end token": "0 of 100 documents differ",
+        "no control token is inside a document": "0 of 100 documents differ",
         "no held-out document is trained on": found["no held-out document is trained on"].measured,
         "documents survive decoding and encoding": "0 of 64 documents differ",
         "the sources' text is in the files": "0 of 100 texts differ",
@@ -147,6 +150,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "every document ends with its end token": (
         lambda folder: write(folder, int(ends(folder)[2]) - 1, 0),
         f"{FILE}, document 2",
+    ),
+    "no control token is inside a document": (
+        lambda folder: write(folder, 1, VOCABULARY - len(SPECIAL)),
+        f"{FILE}, token 1 is {VOCABULARY - len(SPECIAL)}",
     ),
     "no held-out document is trained on": (
         train_on_held_out,

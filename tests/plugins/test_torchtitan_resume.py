@@ -20,7 +20,7 @@ def test_killed_and_resumed_is_bitwise_the_same(resumed: dict[str, Any], alone: 
     assert weights(folder, "cut") == weights(folder, "first")
     assert resumed["cut"]["before"] == alone["first"]["before"]
     assert resumed["cut"]["after"] == alone["first"]["after"]
-    checkpoint = f"checkpoints/step-{STEPS}/__0_0.distcp"
+    checkpoint = f"checkpoints/step-{STEPS}/process-0.safetensors"
     assert (folder / "cut" / checkpoint).read_bytes() == (folder / "first" / checkpoint).read_bytes()
 
 

@@ -30,6 +30,7 @@ from smolrecipe_torchtitan import PretrainOptions
 from smolrecipe_torchtitan.decoder import CausalAttention
 from smolrecipe_torchtitan.proofs import rows as rows_module
 from smolrecipe_torchtitan.proofs.stage import verify
+from smolrecipe_torchtitan.sealed import SEAL, read_contents, to_seal
 
 pytest_plugins = ["titan_jobs"]
 """Where the fixtures come from; one training for all modules."""
@@ -149,8 +150,16 @@ def edit_json(file: str, **changes: Any) -> Callable[[Path], None]:
     return damage
 
 
+def move_data(artifact: Path) -> None:
+    checkpoint = artifact / "checkpoints" / f"step-{STEPS}"
+    contents = read_contents(checkpoint)
+    (checkpoint / SEAL).write_bytes(
+        to_seal(evolve(contents, values={**contents.values, "dataloader.position": [["made-up", 7]]}))
+    )
+
+
 def flip_bit(artifact: Path) -> None:
-    path = artifact / "checkpoints" / f"step-{STEPS}" / "__0_0.distcp"
+    path = artifact / "checkpoints" / f"step-{STEPS}" / "process-0.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -180,11 +189,7 @@ EXPORT = "model/ is the last checkpoint, bit for bit"
             "config.json is the recipe's model",
             "no_rope_layers is [1, 0], in the recipe [1, 1]",
         ),
-        (
-            edit_json(f"checkpoints/step-{STEPS}/data_position.json", **{"made-up": 7}),
-            POSITION,
-            "'made-up' is 7 and should be",
-        ),
+        (move_data, POSITION, "'made-up' is 7 and should be"),
         (edit_weights(drop), EXPORT, "extra is one too many, model.norm.weight is missing"),
     ],
 )

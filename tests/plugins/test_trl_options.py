@@ -15,7 +15,6 @@ from trl_rows import preference_options, rows_of, sft_options
 from smolrecipe import ParameterGroup, StageError
 from smolrecipe_trl import Parallelism, PreferenceOptions, SftOptions, smolrecipe_stages
 from smolrecipe_trl.chat_templates import BUILT_IN, marks_assistant, template_text
-from smolrecipe_trl.checkpoints import is_complete, last_complete, mark_complete, remove_incomplete
 from smolrecipe_trl.held_out import batches
 from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
 from smolrecipe_trl.trainer_parts import parameter_groups
@@ -58,19 +57,6 @@ def test_parameters_go_to_the_first_group_that_matches() -> None:
     assert [id(parameter) for group in made for parameter in group["params"]] == list(map(id, parameters.values()))
     with pytest.raises(StageError, match=r"'adamw' has no parameter group for model\.layers.*, model\.norm\.weight"):
         parameter_groups(parameters.items(), groups[:1], "adamw")
-
-
-def test_only_whole_checkpoints_are_gone_on_from(tmp_path: Path) -> None:
-    for step in (5, 10, 15, 20):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "weights").write_bytes(b"w" * step)
-        if step != 20:  # killed before the mark
-            mark_complete(folder)
-    (tmp_path / "checkpoint-15" / "weights").write_bytes(b"w")  # cut short after it
-    assert last_complete(tmp_path) == tmp_path / "checkpoint-10"
-    assert sorted(path.name for path in remove_incomplete(tmp_path)) == ["checkpoint-15", "checkpoint-20"]
-    assert is_complete(tmp_path / "checkpoint-5") and last_complete(tmp_path / "nowhere") is None
 
 
 def test_batches_are_bounded_and_cover_all_rows() -> None:

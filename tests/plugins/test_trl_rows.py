@@ -12,11 +12,12 @@ from trl_rows import DUAL, EMPTY_THINK, MODES, byte_tokenizer, chat, make_rows, 
 
 from smolrecipe import StageError
 from smolrecipe_trl.chat_templates import template_text
-from smolrecipe_trl.conversations import UnusableRowError, pair
+from smolrecipe_trl.conversations import pair
 from smolrecipe_trl.packing import IGNORED, packing_summary
 from smolrecipe_trl.preference import tokenised_pairs
 from smolrecipe_trl.rendering import ChatRenderer
 from smolrecipe_trl.row_sample import RowSample, is_sampled, read_sample
+from smolrecipe_trl.row_values import UnusableRowError
 
 
 @pytest.fixture(scope="module")

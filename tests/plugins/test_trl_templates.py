@@ -14,9 +14,11 @@ from trl_rows import DUAL, EMPTY_THINK, MODES, MULTI_TURN, byte_tokenizer, chat,
 
 from smolrecipe import StageError
 from smolrecipe_trl.chat_templates import BUILT_IN, template_text
-from smolrecipe_trl.conversations import UnusableRowError, conversation
+from smolrecipe_trl.conversations import conversation
 from smolrecipe_trl.packing import IGNORED, labelled
-from smolrecipe_trl.rendering import ChatRenderer, check_tokenizer, tokenise
+from smolrecipe_trl.rendering import ChatRenderer
+from smolrecipe_trl.row_values import UnusableRowError
+from smolrecipe_trl.tokenising import check_tokenizer, tokenise
 
 
 @pytest.fixture(scope="module")

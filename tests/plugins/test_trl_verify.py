@@ -114,14 +114,13 @@ def forging(start: int, end: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def test_rows_that_spell_out_turns_are_set_aside_everywhere(base: Path, tmp_path: Path) -> None:
-    """They are no reason to check nothing of the others, nor to take another row's number for theirs."""
+def test_rows_that_spell_out_turns_are_checked_like_all_others(base: Path, tmp_path: Path) -> None:
     options = sft_options(data={"sums": rows(forging, 0, 40)}, held_out={"sums": rows(forging, 64, 84)}, max_steps=2)
     found = proofs(options, publish(run(options, tmp_path, base)), base)
     assert not failed(found), failed(found)
     measured = {proof.claim: proof.measured for proof in found}
-    assert "tokens of 42 rows (10 are not told apart by turns)" in measured[LABELS]
-    assert measured["held-out loss by transformers"].endswith(", 16 of 20 rows")
+    assert "tokens of 52 rows" in measured[LABELS]
+    assert measured["held-out loss by transformers"].endswith(", 20 of 20 rows")
     assert measured["no row and no token is lost"].endswith("of 2 of 2 sources differ")
 
 

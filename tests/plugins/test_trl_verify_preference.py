@@ -112,14 +112,13 @@ def forging(start: int, end: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def test_pairs_that_spell_out_turns_are_set_aside_everywhere(base: Path, tmp_path: Path) -> None:
-    """And no other pair is taken for theirs."""
+def test_pairs_that_spell_out_turns_are_checked_like_all_others(base: Path, tmp_path: Path) -> None:
     sources = {"data": {"sums": rows(forging, 0, 24)}, "held_out": {"sums": rows(forging, 24, 34)}}
     options = preference_options(APO, max_steps=2, **sources)
     found = {proof.claim: proof for proof in proofs(options, publish(run(options, tmp_path, base)), base)}
     assert all(proof.holds for proof in found.values()), found
-    assert "tokens of 27 rows (7 are not told apart by turns)" in found["only answers are scored"].measured
-    assert found[MODEL].measured.endswith(", 8 of 10 pairs")
+    assert "tokens of 34 rows" in found["only answers are scored"].measured
+    assert found[MODEL].measured.endswith(", 10 of 10 pairs")
 
 
 # Planted bugs

@@ -8,6 +8,7 @@ of one session share them.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -102,8 +103,9 @@ def job_alone(folder: Path) -> dict[str, Any]:
         ),
     }
     results["refused"]["short"] = refusal(folder, "no", make_options(model=make_model(SHORT)))
-    broken = make_options(steps=1, optimizer=Use(ADAM, AdamOptions(breaks=True)))
-    results["refused"]["broken by its last step"] = refusal(folder, "broken", broken)
+    for what, value in (("no numbers", math.nan), ("too large", 1e30)):
+        broken = make_options(steps=1, optimizer=Use(ADAM, AdamOptions(breaks=value)))
+        results["refused"][f"{what} by its last step"] = refusal(folder, "broken", broken)
     results["transformers"] = compare_with_transformers(folder)
     results["initial"] = initial_weights()
     results["labels"] = labels()
@@ -141,18 +143,16 @@ def train_with_masks(folder: Path) -> dict[str, Any]:
 def compare_with_transformers(folder: Path) -> dict[str, Any]:
     """The exported checkpoints in plain transformers: logits, and the held-out loss computed by hand."""
     import torch
-    import torch.distributed.checkpoint as dcp
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from smolrecipe_torchtitan.assemble import draft_model
+    from smolrecipe_torchtitan.sealed import read_tensors
 
     first = folder / "first"
     exported = AutoModelForCausalLM.from_pretrained(first / "model", dtype=torch.float32)
     ours = draft_model(make_options()).decoder.build()
     ours.init_states()
-    state = ours.state_dict()
-    dcp.load(state, checkpoint_id=first / "checkpoints" / f"step-{STEPS}", no_dist=True)
-    ours.load_state_dict(state)
+    ours.load_state_dict(read_tensors(first / "checkpoints" / f"step-{STEPS}", ours.state_dict()))
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, VOCABULARY, (3, LENGTH)))
     with torch.no_grad():
         difference = (exported(tokens, use_cache=False).logits - ours(tokens)).abs().max().item()
@@ -232,7 +232,7 @@ def job_cut(folder: Path) -> dict[str, Any]:
     """Train like ``first``, and be killed in step 8."""
 
     def kill(event: Mapping[str, Any]) -> None:
-        if event["step"] == 8:
+        if event.get("step") == 8:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return train(folder, "cut", make_options(checkpoint_every=2), kill)
@@ -243,7 +243,7 @@ def job_resume(folder: Path) -> dict[str, Any]:
     results = {}
     for name, damage in (("flipped", flip_bit), ("shortened", shorten)):
         shutil.copytree(folder / "cut", folder / name)
-        damage(last_sealed(folder / name) / "__0_0.distcp")
+        damage(last_sealed(folder / name) / "process-0.safetensors")
         results[name] = train(folder, name, make_options(checkpoint_every=2))
     results["cut"] = train(folder, "cut", make_options(checkpoint_every=2))
     results["again"] = train(folder, "cut", make_options(checkpoint_every=2))
@@ -251,7 +251,7 @@ def job_resume(folder: Path) -> dict[str, Any]:
 
 
 def last_sealed(folder: Path) -> Path:
-    sealed = [path.parent for path in (folder / "checkpoints").glob("step-*/checksums-0.json")]
+    sealed = [path.parent for path in (folder / "checkpoints").glob("step-*/checkpoint.json")]
     return max(sealed, key=lambda path: int(path.name.removeprefix("step-")))
 
 

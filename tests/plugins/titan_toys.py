@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,7 +55,7 @@ class AdamOptions:
     lr: float = PEAK
     weight_decay: float = 0.1
     pattern: str = "."
-    breaks: bool = False
+    breaks: float | None = None
 
 
 def adam(options: AdamOptions) -> type:
@@ -74,10 +73,10 @@ def adam(options: AdamOptions) -> type:
                     }
                 )
             super().step(closure)
-            if options.breaks:
-                for group in self.param_groups:
+            if options.breaks is not None:
+                for group in self.param_groups[1:]:
                     for parameter in group["params"]:
-                        parameter.detach().fill_(math.nan)
+                        parameter.detach().mul_(options.breaks)
 
     return WatchedAdam
 
@@ -227,7 +226,7 @@ def train(
     folder: Path,
     name: str,
     options: PretrainOptions,
-    on_step: Callable[[Mapping[str, Any]], None] = lambda event: None,
+    on_event: Callable[[Mapping[str, Any]], None] = lambda event: None,
     **inputs: Path,
 ) -> dict[str, Any]:
     """Run a stage in the folder ``name`` and return what there is to know about it."""
@@ -237,8 +236,7 @@ def train(
 
     def report(event: Mapping[str, Any]) -> None:
         events.append(dict(event))
-        if "step" in event:
-            on_step(event)
+        on_event(event)
 
     (folder / name).mkdir(exist_ok=True)
     context = StageContext(

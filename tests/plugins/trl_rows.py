@@ -27,6 +27,7 @@ from smolrecipe_trl import PreferenceOptions, SftOptions
 from smolrecipe_trl.chat_templates import template_text
 from smolrecipe_trl.conversations import conversation
 from smolrecipe_trl.packing import COLUMNS, labelled, packed
+from smolrecipe_trl.processes import joined
 from smolrecipe_trl.rendering import ChatRenderer
 from smolrecipe_trl.row_files import RowFiles, RowTools, row_files
 
@@ -122,6 +123,8 @@ def make_rows(
 
     report = (lambda event: None) if said is None else said.append
     context = StageContext(recipe="r", stage="s", folder=tmp_path, report=report)
-    made = row_files(context, tmp_path / "rows", options.data, options.held_out, COLUMNS, tools, packed(options))
+    folder = tmp_path / "rows"
+    with joined(context, options.parallelism, 0) as processes:
+        made = row_files(context, processes, folder, options.data, options.held_out, COLUMNS, tools, packed(options))
     made.report(context)
     return made

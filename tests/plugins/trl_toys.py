@@ -32,6 +32,7 @@ from smolrecipe import (
     Source,
     StageContext,
     StageRef,
+    StageStopped,
     Use,
 )
 from smolrecipe.running.metrics import MetricsWriter
@@ -138,6 +139,23 @@ def adamw(lr: float = 3e-3) -> Use[Optimizer]:
     return Use(optimizer, LearningRate(lr))
 
 
+def breaking(at: int) -> Use[Optimizer]:
+    """An optimizer whose step of that number makes weights of which no loss is finite."""
+
+    class Breaking(torch.optim.AdamW):
+        made = 0
+
+        def step(self, closure: Any = None) -> None:
+            super().step(closure)
+            self.made += 1
+            if self.made == at:
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.detach().mul_(float("inf"))
+
+    return Use(Optimizer(name="b", summary="", factory=lambda options: Breaking, groups=adamw_groups), LearningRate())
+
+
 def falling(options: Any, step: int, steps: int) -> float:
     return 1 - (step - 1) / steps
 
@@ -217,13 +235,36 @@ def run(options: SftOptions | PreferenceOptions, folder: Path, base: Path) -> Ru
     return Run(folder, stage(options, context(folder, base, events)), events)
 
 
+def asking_to_stop(when: Callable[[Mapping[str, Any]], bool]) -> Callable[[Mapping[str, Any]], None]:
+    """What reports events, and asks the stage to stop, as a scheduler does, at the first that is meant."""
+    asked: list[bool] = []
+
+    def report(event: Mapping[str, Any]) -> None:
+        if not asked and when(event):
+            asked.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return report
+
+
+def stopped_after(step: int, options: SftOptions | PreferenceOptions, folder: Path, base: Path) -> int:
+    """Run a stage that is asked to stop when it has made the step before this one; returns what it says it saved."""
+    where = attrs.evolve(context(folder, base), report=asking_to_stop(lambda event: event.get("step") == step - 1))
+    stage = run_sft if isinstance(options, SftOptions) else run_preference
+    with pytest.raises(StageStopped) as stopped:
+        stage(options, where)
+    return stopped.value.step
+
+
 def publish(trained: Run) -> Path:
     """Write beside a stage's files what the run store writes when it publishes them, and return the folder."""
     (trained.folder / "metrics.jsonl").unlink(missing_ok=True)
     write = MetricsWriter(trained.folder / "metrics.jsonl")
     for event in trained.events:
         write(event)
-    (trained.folder / "stage.json").write_text(json.dumps(attrs.asdict(trained.artifact)))
+    told = {"recipe": "test", "stage": "trained", "kind": "sft", "digest": "0" * 64, "parents": {}, "plugins": {}}
+    told |= {"options": {"use": "sft"}, "started": "", "seconds": 0.0, **attrs.asdict(trained.artifact)}
+    (trained.folder / "stage.json").write_text(json.dumps(told))
     return trained.folder
 
 

@@ -66,7 +66,8 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
             if (a, b) != (Facts(), Facts())
         },
         "would_run_again": {
-            stage: [attrs.asdict(reason) for reason in reasons] for stage, reasons in comparison.reasons.items()
+            stage: [{"kind": reason.kind, "what": reason.what} for reason in reasons]
+            for stage, reasons in comparison.reasons.items()
         },
         "plugins": {name: {"a": _plugin(old), "b": _plugin(new)} for name, (old, new) in comparison.plugins.items()},
         "measures": [
@@ -82,6 +83,8 @@ def _change(change: Change) -> dict[str, Any]:
         "component": change.component or None,
         "changes_results": change.has_effect,
     }
+    if change.order:
+        told["order"] = True
     for side, value, place in (("a", change.a, change.written_a), ("b", change.b, change.written_b)):
         if value is not ABSENT:
             told[side] = value

@@ -81,8 +81,8 @@ def _collapsed(changes: Sequence[Change]) -> Iterator[tuple[Change, str | None, 
 
 
 def _option(change: Change) -> str:
-    path = ".".join(map(str, change.path))
-    return path or "use"
+    path = ".".join(map(str, change.path)) or "use"
+    return f"order of {path}" if change.order else path
 
 
 def _text(value: Any, other: Any, path: Path_, known: Known) -> str:

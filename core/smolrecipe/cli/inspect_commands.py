@@ -16,8 +16,8 @@ from smolrecipe.options import Model, Use, yaml_key
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import iterate_uses
-from smolrecipe.running.store import MANIFEST_FILE
-from smolrecipe.stage import STAGE_FILE
+from smolrecipe.strict_json import printable
+from smolrecipe.verifying.targets import is_artifact, read_record
 
 
 @click.command()
@@ -64,18 +64,23 @@ def _artifacts(runs: Path) -> Iterator[dict[str, str]]:
     for folder in sorted(runs.glob("*/*/")):
         files = [path for path in folder.rglob("*") if path.is_file()]
         record: Mapping[str, Any] = {}
-        if (folder / STAGE_FILE).is_file() and (folder / MANIFEST_FILE).is_file():
-            record = json.loads((folder / STAGE_FILE).read_text())
+        status = "half done"
+        if is_artifact(folder):
+            try:
+                record, status = read_record(folder), "published"
+            except ValueError as error:
+                status = "damaged"
+                click.echo(f"damaged: {error}; 'smolrecipe verify {folder}' says what else is", err=True)
         elif folder.suffix != ".partial":
             continue
         yield {
-            "recipe": folder.parent.name,
-            "folder": folder.name,
-            "kind": str(record.get("kind", "")),
-            "status": "published" if record else "half done",
+            "recipe": printable(folder.parent.name),
+            "folder": printable(folder.name),
+            "kind": printable(str(record["kind"])) if record else "",
+            "status": status,
             "size": f"{sum(path.stat().st_size for path in files) / 2**20:.1f}",
             "seconds": f"{record['seconds']:.1f}" if record else "",
-            "started": str(record.get("started", ""))[:19].replace("T", " "),
+            "started": printable(str(record.get("started", "")))[:19].replace("T", " "),
         }
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from smolrecipe.cli.views import goes_on_text
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.running.runner import RunView
 
@@ -56,17 +57,17 @@ class LiveView(RunView):
         """Note that the stage is published."""
         self._line(stage, "published already", "dim")
 
-    def started(self, stage: PlannedStage, resumed_at: int | None) -> None:
+    def started(self, stage: PlannedStage, goes_on: bool, saved: int | None) -> None:
         """Start the stage's bar."""
-        if resumed_at is not None:
-            self._line(stage, f"goes on (it had reached step {resumed_at})", "yellow")
+        if goes_on:
+            self._line(stage, goes_on_text(saved), "yellow")
         self._task = self._progress.add_task(f"{stage.name:<{self._width}}", total=None, numbers="")
 
     def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
         """Move the bar, or show a message above it."""
         if "message" in event:
             self._line(stage, str(event["message"]), "dim")
-        elif self._task is not None:
+        elif "step" in event and self._task is not None:
             numbers = "  ".join(f"{label} {event[key]:.4g}" for key, label in _SHOWN.items() if key in event)
             self._progress.update(self._task, completed=event["step"], total=event["steps"], numbers=numbers)
 

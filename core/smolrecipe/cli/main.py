@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
 
 import click
 
@@ -14,18 +13,21 @@ from smolrecipe.cli import (
     docs_command,
     dry_run,
     inspect_commands,
+    lock_command,
     plan_command,
     plugin_command,
     plugins_command,
     run_command,
     stage_command,
     verify_command,
+    why_command,
 )
 from smolrecipe.cli.session import Session, split_names
 from smolrecipe.errors import RecipeError, UserError
+from smolrecipe.running.failures import InterruptedRunError
+from smolrecipe.running.redact import redact
+from smolrecipe.stopping import Interrupted, interrupt
 from smolrecipe_registry.discovery import RESTRICTION, restriction_from_environment
-
-_INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,6 +50,8 @@ for command in (
     inspect_commands.show,
     inspect_commands.ls,
     diff_command.diff,
+    why_command.why,
+    lock_command.lock,
     verify_command.verify,
     verify_command.verify_worker,
     plugins_command.plugins,
@@ -61,7 +65,7 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code: 0, 1 for a failed run, 2 for a mistake that can be mended."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         _add_plugin_commands()
         cli.main(args=arguments, prog_name="smolrecipe", standalone_mode=False)
@@ -73,9 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         _print_error(error)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
         _say("\ninterrupted")
-        sys.exit(_INTERRUPTED)
+        asked = error if isinstance(error, Interrupted) else error.__cause__  # click makes it an Abort
+        sys.exit(asked.exit_code if isinstance(asked, Interrupted) else Interrupted().exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
@@ -94,10 +99,6 @@ def _add_plugin_commands() -> None:
             _say(f"plugin '{implementation.plugin_name}' could not add its commands: {type(error).__name__}: {error}")
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _print_error(error: UserError) -> None:
     if isinstance(error, RecipeError):
         for problem in error.problems:
@@ -105,11 +106,11 @@ def _print_error(error: UserError) -> None:
             _say(f"{prefix}{problem}")
         if len(error.problems) > 1:
             _say(f"{len(error.problems)} problems")
-    elif error.exit_code == _INTERRUPTED:
+    elif isinstance(error, InterruptedRunError):
         _say(str(error))
     else:
         _say(f"error: {error}")
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(redact(text), err=True)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import click
 
+from smolrecipe.cli.held_run import command_line, held
 from smolrecipe.cli.measures import MEASURES_FILE
 from smolrecipe.cli.session import Session, store_of
 from smolrecipe.cli.side_by_side import Cell, print_side_by_side, rows_of
@@ -17,13 +18,16 @@ from smolrecipe.cli.views import make_view
 from smolrecipe.errors import Problem, RecipeError, UserError
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.planning.variants import SweepPlan, by_variant
+from smolrecipe.running.inputs import Check, Inputs
 from smolrecipe.running.machine import lacking
 from smolrecipe.running.runner import Runner, RunView
-from smolrecipe.running.store import RunStore, write_json
+from smolrecipe.running.store import RunStore
 from smolrecipe.running.sweep import SweptOutcome, run_sweep
 
 
-def run_variants(session: Session, sweep: SweepPlan, runs: Path, *, as_json: bool) -> None:
+def run_variants(
+    session: Session, sweep: SweepPlan, runs: Path, *, as_json: bool, check: Check, grace: float
+) -> None:
     """Run a sweep and end with what its variants measured.
 
     Raises:
@@ -34,10 +38,11 @@ def run_variants(session: Session, sweep: SweepPlan, runs: Path, *, as_json: boo
     to_run = [swept.stage for swept in sweep.stages if not store.is_published(swept.stage)]
     if problems := lacking_of(sweep, to_run):
         raise RecipeError(problems)
-    store.open()
     note_what_is_dropped(sweep)
     shown = _labelled(sweep)
-    with make_view(Plan(recipe=sweep.variants[0].plan.recipe, stages=tuple(shown.values()))) as view:
+    inputs = Inputs(store=store, check=check)
+    shown_plan = Plan(recipe=sweep.variants[0].plan.recipe, stages=tuple(shown.values()))
+    with held(store) as lock, make_view(shown_plan) as view:
         outcomes = run_sweep(
             sweep,
             lambda plan: Runner(
@@ -46,16 +51,20 @@ def run_variants(session: Session, sweep: SweepPlan, runs: Path, *, as_json: boo
                 catalog=session.registry.catalog,
                 view=_LabellingView(view, shown),
                 plugins=session.plugins,
+                inputs=inputs,
+                command=command_line(),
+                grace=grace,
+                inherit=(lock.descriptor,),
             ),
             failed=lambda swept, error: click.echo(f"{swept.label}: failed: {error}", err=True),
         )
-    measures = [
-        {"stage": done.swept.stage.name, "variants": list(done.swept.variants), **measure}
-        for done in outcomes
-        if done.outcome is not None
-        for measure in done.outcome.record["measures"]
-    ]
-    write_json(store.root / MEASURES_FILE, measures)
+        measures = [
+            {"stage": done.swept.stage.name, "variants": list(done.swept.variants), **measure}
+            for done in outcomes
+            if done.outcome is not None
+            for measure in done.outcome.record["measures"]
+        ]
+        store.write(MEASURES_FILE, measures)
     if as_json:
         click.echo(json.dumps(_as_json(sweep, store, outcomes), indent=2, ensure_ascii=False))
     else:
@@ -103,8 +112,8 @@ class _LabellingView(RunView):
     def skipped(self, stage: PlannedStage) -> None:
         self._view.skipped(self._of(stage))
 
-    def started(self, stage: PlannedStage, resumed_at: int | None) -> None:
-        self._view.started(self._of(stage), resumed_at)
+    def started(self, stage: PlannedStage, goes_on: bool, saved: int | None) -> None:
+        self._view.started(self._of(stage), goes_on, saved)
 
     def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
         self._view.event(self._of(stage), event)

@@ -39,16 +39,16 @@ class LineView(RunView):
         """Say that the stage is published."""
         self._say(stage, "published already")
 
-    def started(self, stage: PlannedStage, resumed_at: int | None) -> None:
+    def started(self, stage: PlannedStage, goes_on: bool, saved: int | None) -> None:
         """Say that the stage starts."""
-        self._say(stage, "starts" if resumed_at is None else f"goes on (it had reached step {resumed_at})")
+        self._say(stage, goes_on_text(saved) if goes_on else "starts")
         self._last_line = time.monotonic()
 
     def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
         """Show a message at once, a step now and then."""
         if "message" in event:
             self._say(stage, str(event["message"]))
-        elif event["step"] == event["steps"] or time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
+        elif "step" in event and self._is_shown(event):
             self._say(stage, step_text(event))
             self._last_line = time.monotonic()
 
@@ -56,8 +56,16 @@ class LineView(RunView):
         """Say how long the stage took."""
         self._say(stage, f"published after {record['seconds']:.0f} s")
 
+    def _is_shown(self, step: Mapping[str, Any]) -> bool:
+        return step["step"] == step["steps"] or time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS
+
     def _say(self, stage: PlannedStage, text: str) -> None:
         click.echo(f"{stage.name}: {text}", err=True)
+
+
+def goes_on_text(saved: int | None) -> str:
+    """How a stage goes on that had been started before; where it goes on from is its own to find."""
+    return "goes on" if saved is None else f"goes on (its last checkpoint is of step {saved})"
 
 
 def step_text(event: Mapping[str, Any]) -> str:

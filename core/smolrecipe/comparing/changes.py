@@ -40,12 +40,18 @@ class Change:
     """Whether it changes a result."""
     component: str = ""
     """``loss``, ``optimizer``: what is exchanged, added or removed, where that is a component."""
+    order: bool = False
+    """Whether it is the order of a mapping's entries that differs; ``a`` and ``b`` are their names then."""
 
 
 def changes_of(a: SideStage, b: SideStage, names: Mapping[str, str]) -> list[Change]:
     """What differs between two stages. ``names`` are A's names of B's stages, where they go by another."""
     translated = _translate(b.options, (), _references(b), names)
-    found = []
+    found: list[Change] = []
+    for path, old, new in _reordered(a.options, translated, (), a.known.ordered & b.known.ordered):
+        if a.digest != b.digest and a.known.has_effect(path):
+            places = (written(a.places, path, old), written(b.places, path, new))
+            found.append(_order_change(a.name, path, old, new, places))
     for path, old, new in _differences(a.options, translated, ()):
         if _same_file(path, a, b) or _only_there_now(path, old, new, a, b):
             continue
@@ -105,6 +111,26 @@ def _differences(a: Any, b: Any, path: Path_) -> Iterator[tuple[Path_, Any, Any]
             yield from _differences(one, other, (*path, index))
     elif not _equal(a, b):
         yield path, a, b
+
+
+def _reordered(a: Any, b: Any, path: Path_, ordered: frozenset[Path_]) -> Iterator[tuple[Path_, Any, Any]]:
+    """Path and names of the entries of each mapping whose common entries come in another order."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.get("use") == b.get("use"):
+        if path in ordered and [key for key in a if key in b] != [key for key in b if key in a]:
+            yield path, list(a), list(b)
+        for key in a:
+            if key in b:
+                yield from _reordered(a[key], b[key], (*path, key), ordered)
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for index, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from _reordered(one, other, (*path, index), ordered)
+
+
+def _order_change(stage: str, path: Path_, a: Any, b: Any, places: tuple[Place | None, Place | None]) -> Change:
+    written_a, written_b = places
+    return Change(
+        stage=stage, path=path, a=a, b=b, written_a=written_a, written_b=written_b, has_effect=True, order=True
+    )
 
 
 def _is_mapping(value: Any) -> bool:

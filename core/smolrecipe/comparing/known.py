@@ -11,7 +11,7 @@ from attrs import frozen
 
 from smolrecipe.components import KINDS, StageKind
 from smolrecipe.options import Model, StageRef, Use, walk, yaml_key
-from smolrecipe.planning.digest import is_identity
+from smolrecipe.planning.digest import is_identity, is_ordered
 from smolrecipe.recipe.nodes import Path_
 
 
@@ -24,6 +24,8 @@ class Known:
     without_effect: frozenset[Path_] = frozenset()
     """What changes no result; all that lies under such a path changes none either."""
     defaults: frozenset[Path_] = frozenset()
+    ordered: frozenset[Path_] = frozenset()
+    """Mappings the order of whose entries changes a result."""
     components: Mapping[Path_, str] = {}
     """What each component is called: ``loss``, ``optimizer``."""
 
@@ -40,6 +42,11 @@ def know(use: Use[StageKind]) -> Known:
         files=frozenset(path for path, value, _ in walked if isinstance(value, Path)),
         without_effect=frozenset(path for path, _, metadata in walked if path and not is_identity(metadata)),
         defaults=frozenset(_defaults(use, ())),
+        ordered=frozenset(
+            path
+            for path, value, metadata in walked
+            if isinstance(value, Model) or (isinstance(value, Mapping) and is_ordered(metadata))
+        ),
         components={path: KINDS[type(value.component)] for path, value, _ in walked if isinstance(value, Use)},
     )
 

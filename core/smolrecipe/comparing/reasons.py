@@ -17,6 +17,8 @@ class Reason:
 
     kind: Literal["option", "plugin", "data", "parent", "name", "unknown"]
     what: str
+    about: str = ""
+    """The plugin, the option behind which data lies, or A's name of the parent."""
 
 
 def reasons_of(a: SideStage, b: SideStage, changes: Sequence[Change], names: Mapping[str, str]) -> list[Reason]:
@@ -24,14 +26,19 @@ def reasons_of(a: SideStage, b: SideStage, changes: Sequence[Change], names: Map
     if a.digest == b.digest:
         return [] if a.name == b.name else [Reason(kind="name", what=f"is called '{b.name}' in B")]
     found = [
-        Reason(kind="option", what=".".join(map(str, change.path)) or "use") for change in changes if change.has_effect
+        Reason(kind="option", what=("order of " if change.order else "") + (".".join(map(str, change.path)) or "use"))
+        for change in changes
+        if change.has_effect
     ]
     exchanged = any(change.component for change in changes)
     found.extend(_plugins(a, b, exchanged=exchanged))
-    found.extend(_data(a, b, {reason.what for reason in found}))
+    told = {".".join(map(str, change.path)) for change in changes if change.has_effect and not change.order}
+    found.extend(_data(a, b, told))
     found.extend(_parents(a, b, names))
     if not found:
-        found.append(Reason(kind="unknown", what="data or files behind its options, which a run does not record"))
+        found.append(
+            Reason(kind="unknown", what="nothing that is on record: data of an older run, or how digests are made")
+        )
     return found
 
 
@@ -39,23 +46,23 @@ def _plugins(a: SideStage, b: SideStage, *, exchanged: bool) -> Iterator[Reason]
     for name in dict.fromkeys([*a.plugins, *b.plugins]):
         if name not in a.plugins or name not in b.plugins:
             if not exchanged:  # otherwise the component that is exchanged says it
-                yield Reason(kind="plugin", what=f"'{name}' only in {'A' if name in a.plugins else 'B'}")
+                yield Reason(kind="plugin", what=f"'{name}' only in {'A' if name in a.plugins else 'B'}", about=name)
             continue
         (old, old_source), (new, new_source) = a.plugins[name], b.plugins[name]
         if old != new:
-            yield Reason(kind="plugin", what=f"'{name}' {old} -> {new}")
+            yield Reason(kind="plugin", what=f"'{name}' {old} -> {new}", about=name)
         elif old_source != new_source:
-            yield Reason(kind="plugin", what=f"'{name}' (source)")
+            yield Reason(kind="plugin", what=f"'{name}' (source)", about=name)
 
 
 def _data(a: SideStage, b: SideStage, told: set[str]) -> Iterator[Reason]:
     """Data that differs behind options that do not."""
     if a.data is None or b.data is None:
         return
-    for where in a.data.keys() & b.data.keys():
+    for where in dict.fromkeys([*a.data, *b.data]):
         by_an_option = any(f"{where}.".startswith(f"{what}.") or f"{what}.".startswith(f"{where}.") for what in told)
-        if a.data[where] != b.data[where] and not by_an_option:
-            yield Reason(kind="data", what=where)
+        if a.data.get(where, "") != b.data.get(where, "") and not by_an_option:
+            yield Reason(kind="data", what=where, about=where)
 
 
 def _parents(a: SideStage, b: SideStage, names: Mapping[str, str]) -> Iterator[Reason]:
@@ -64,6 +71,6 @@ def _parents(a: SideStage, b: SideStage, names: Mapping[str, str]) -> Iterator[R
         if name not in a.parents:
             continue  # another reference: an option says so
         if a.parents[name] != digest:
-            yield Reason(kind="parent", what=name)
+            yield Reason(kind="parent", what=name, about=name)
         elif name != own_name:
-            yield Reason(kind="parent", what=f"{name} (called '{own_name}' in B)")
+            yield Reason(kind="parent", what=f"{name} (called '{own_name}' in B)", about=name)

@@ -18,7 +18,6 @@ from smolrecipe.planning.digest import data_behind, plugins_behind
 from smolrecipe.planning.plan import Plan
 from smolrecipe.recipe.converter import make_converter, unstructure
 from smolrecipe.recipe.nodes import Path_
-from smolrecipe.running.store import MANIFEST_FILE
 from smolrecipe.verifying.targets import is_artifact, parent_folders, read_record
 
 
@@ -134,7 +133,7 @@ def side_of_folder(folder: Path, catalog: Catalog) -> Side:
     chosen: dict[str, Path] = {}
 
     def age(path: Path) -> tuple[str, int]:
-        return str(records[path].get("started", "")), (path / MANIFEST_FILE).stat().st_mtime_ns
+        return str(records[path].get("started", "")), path.stat().st_mtime_ns
 
     for path in sorted(artifacts, key=age, reverse=True):
         family = list(_with_ancestors(path, records))
@@ -180,14 +179,16 @@ def _stages(records: Iterable[Mapping[str, Any]], catalog: Catalog) -> tuple[Sid
         str(record["stage"]): record for record in sorted(records, key=lambda record: str(record.get("started", "")))
     }
     order = TopologicalSorter({name: list(record["parents"]) for name, record in by_name.items()}).static_order()
-    return tuple(_stage(by_name[name], catalog) for name in order if name in by_name)
+    return tuple(side_of_record(by_name[name], catalog) for name in order if name in by_name)
 
 
-def _stage(record: Mapping[str, Any], catalog: Catalog) -> SideStage:
+def side_of_record(record: Mapping[str, Any], catalog: Catalog) -> SideStage:
+    """A published stage as ``stage.json`` tells it."""
     try:
         use = make_converter(catalog).structure(dict(record["options"]), Use[StageKind])
     except Exception:  # the plugin is not installed, or its options are others now: the plain data can be compared
         use = None
+    data = record.get("data")
     return SideStage(
         name=record["stage"],
         options=record["options"],
@@ -198,6 +199,7 @@ def _stage(record: Mapping[str, Any], catalog: Catalog) -> SideStage:
             for name, plugin in record.get("plugins", {}).items()
         },
         use=use,
+        data={str(where): str(word) for where, word in data.items()} if isinstance(data, Mapping) else None,
         record=record,
     )
 

@@ -10,7 +10,7 @@ from smolrecipe.catalog import Catalog
 from smolrecipe.components import KINDS
 from smolrecipe.errors import Problem, RecipeError, near_miss
 from smolrecipe.options import Model, walk
-from smolrecipe.planning.digest import stage_digest
+from smolrecipe.planning.digest import UnreadableDataError, stage_digest
 from smolrecipe.planning.plan import Plan, PlannedStage, Reference, references
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import all_uses
@@ -33,15 +33,22 @@ def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
     for name in order:
         use = recipe.stages[name]
         parents = {reference.ref.stage: stages[reference.ref.stage].digest for reference in refs[name]}
+        try:
+            digest = stage_digest(use, parents, catalog)
+        except UnreadableDataError as error:
+            problems.append(Problem(f"stage '{name}': {error}", recipe.place(("stages", name, *error.path))))
+            digest = ""
         stages[name] = PlannedStage(
             name=name,
             use=use,
             references=refs[name],
             devices=use.component.devices(use.options),
             produces=produces[name],
-            digest=stage_digest(use, parents, catalog),
+            digest=digest,
             place=recipe.place(("stages", name)),
         )
+    if problems:
+        raise RecipeError(problems)
     plan = Plan(recipe=recipe, stages=tuple(stages.values()))
     found = [problem for answer in hook.smolrecipe_check_plan(plan=plan) for problem in answer]
     if found:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from attrs import define, frozen
+from attrs import Factory, define, evolve, frozen
 
-from smolrecipe.catalog import Catalog, Provider
-from smolrecipe.errors import StageError, UserError
-from smolrecipe.options import Use, walk
+from smolrecipe.catalog import Catalog
+from smolrecipe.errors import StageError
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.converter import unstructure
-from smolrecipe.running.metrics import MetricsFollower
+from smolrecipe.running.blame import reason_of
+from smolrecipe.running.failures import StageFailureError, failure, interruption, refusal, runner_failure
+from smolrecipe.running.inputs import Inputs
+from smolrecipe.running.metrics import MetricsFollower, last_saved
+from smolrecipe.running.notes import ends_file, prepare_notes, wait_for_writers
 from smolrecipe.running.process import run_processes
+from smolrecipe.running.publishing import ResultLeft, publish, record_left, result_left, result_of
+from smolrecipe.running.record import begin, stage_record
 from smolrecipe.running.store import LOG_FILE, RunStore
-from smolrecipe.running.task import CONTROL_FILES, FAILURE_FILE, RESULT_FILE, Task
-from smolrecipe.stage import METRICS_FILE, read_events
+from smolrecipe.running.task import RESULT_FILE, Task
+from smolrecipe.running.watch import LostProcessesError, Watch
+from smolrecipe.stage import ENDS_VARIABLE, GRACE_VARIABLE, METRICS_FILE, STAGE_FILE
+
+GRACE_SECONDS = 60.0
 
 WORKER = ("smolrecipe", "_stage")
 """The Python module, with its command, that runs a task file in a stage's process."""
@@ -33,24 +38,14 @@ class RunView(Protocol):
     def skipped(self, stage: PlannedStage) -> None:
         """The stage is published already."""
 
-    def started(self, stage: PlannedStage, resumed_at: int | None) -> None:
-        """The stage starts, or goes on after the step that it had reached."""
+    def started(self, stage: PlannedStage, goes_on: bool, saved: int | None) -> None:
+        """The stage starts, or goes on; ``saved`` is the step of the last checkpoint that it has told of."""
 
     def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
         """A line of the stage's metrics."""
 
     def finished(self, stage: PlannedStage, record: Mapping[str, Any]) -> None:
         """The stage is published."""
-
-
-class InterruptedRunError(UserError):
-    """The run was stopped from outside while a stage was running."""
-
-    exit_code = 130
-
-    def __init__(self, stage: str, step: int | None) -> None:
-        after = f" after step {step}" if step is not None else ""
-        super().__init__(f"interrupted in stage '{stage}'{after}: the same command goes on from its last checkpoint")
 
 
 @frozen(kw_only=True)
@@ -71,6 +66,13 @@ class Runner:
     catalog: Catalog
     view: RunView
     plugins: tuple[str, ...] | None = None
+    inputs: Inputs = Factory(lambda self: Inputs(store=self.store), takes_self=True)
+    command: str = "the same command"
+    """What a person types to go on after a failure or an interruption."""
+    grace: float = GRACE_SECONDS
+    """How long a stage has to save and end, once the run is asked to stop, before it is killed."""
+    inherit: tuple[int, ...] = ()
+    """Descriptors that processes which write the run are to hold: that of its lock."""
 
     def run(self) -> list[Outcome]:
         """Run every stage that is not published.
@@ -90,42 +92,84 @@ class Runner:
         """
         ran = not self.store.is_published(stage)
         if ran:
-            with self.store.lock(stage):
-                self._run_stage(stage)
+            self._make(stage)
         else:
             self.view.skipped(stage)
         return Outcome(stage=stage, record=self.store.record(stage), ran=ran)
 
-    def _run_stage(self, stage: PlannedStage) -> None:
+    def _make(self, stage: PlannedStage) -> None:
+        """Run and publish the stage; what goes wrong leaves here with all that there is to say about it."""
         folder = self.store.partial(stage)
-        metrics = folder / METRICS_FILE
-        self.view.started(stage, resumed_at=_last_step(metrics) if folder.exists() else None)
-        folder.mkdir(exist_ok=True)
-        for name in CONTROL_FILES:
-            (folder / name).unlink(missing_ok=True)
+        try:
+            record = record_left(self.store, stage) or self._work(stage, folder)
+            publish(self.store, stage, record)
+        except KeyboardInterrupt as interrupt:
+            raise interruption(stage.name, folder, self.command, interrupt, self.grace) from None
+        except StageFailureError:
+            raise
+        except StageError as error:
+            raise refusal(error, folder, self.command) from None
+        except BrokenPipeError:
+            raise  # nobody watches any more
+        except OSError as error:
+            raise runner_failure(stage.name, error, folder, self.command) from None
+        self.inputs.trust(stage)
+        self.view.finished(stage, record)
+
+    def _work(self, stage: PlannedStage, folder: Path) -> Mapping[str, Any]:
+        """The record of the stage, which is done when this returns."""
+        wait_for_writers(folder)
+        left = result_left(folder)
+        if left is None:
+            self.inputs.require(stage, self.plan, lambda text: self.view.event(stage, {"message": text}))
+            self.view.started(stage, goes_on=folder.exists(), saved=last_saved(folder / METRICS_FILE))
+            folder.mkdir(exist_ok=True)
+            for name in (RESULT_FILE, STAGE_FILE):
+                (folder / name).unlink(missing_ok=True)
+            prepare_notes(folder, stage.devices.processes)
+            beginning = begin(self.plan, stage, self.catalog, self.store)
+            left = self._run_processes(stage, folder)
+        else:
+            self.view.event(stage, {"message": "had been done when the run before ended, and only has to be published"})
+            beginning = begin(self.plan, stage, self.catalog, self.store)
+        beginning = evolve(beginning, at=time.time() - left.seconds)
+        try:
+            return stage_record(self.plan, stage, self.catalog, left.result, beginning)
+        except StageError:
+            (folder / RESULT_FILE).unlink()  # refused once, it is not to be published by the next run
+            raise
+
+    def _run_processes(self, stage: PlannedStage, folder: Path) -> ResultLeft:
         task = self._task(stage, folder).write()
         launcher = self.plan.recipe.launcher
         command = launcher.component.command(launcher.options, stage.devices, [*WORKER, str(task)])
-        follower = MetricsFollower(metrics)
+        environment = {
+            **launcher.component.environment(launcher.options, stage.devices),
+            GRACE_VARIABLE: str(self.grace),
+            ENDS_VARIABLE: str(ends_file(folder).absolute()),
+        }
+        follower = MetricsFollower(folder / METRICS_FILE)
+        watch = Watch(folder)
+        step: int | None = None
 
-        def show_events() -> None:
+        def look() -> None:
+            nonlocal step
             for event in follower.new_events():
+                step = event.get("step", step)
                 self.view.event(stage, event)
+            if stage.devices.processes > 1:
+                watch.look()
 
-        started = time.time()
+        log = folder / LOG_FILE
         try:
-            environment = launcher.component.environment(launcher.options, stage.devices)
-            code = run_processes(command, environment, folder / LOG_FILE, show_events)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(stage.name, _last_step(metrics)) from None
-        if code != 0 or not (folder / RESULT_FILE).exists():
-            raise _failure(stage, folder, code)
-        result = json.loads((folder / RESULT_FILE).read_text())
-        for name in CONTROL_FILES:
-            (folder / name).unlink(missing_ok=True)
-        record = self._record(stage, result, started)
-        self.store.publish(stage, record)
-        self.view.finished(stage, record)
+            code = run_processes(command, environment, log, look, grace=self.grace, inherit=self.inherit)
+        except LostProcessesError:
+            code = 1
+        left = result_of(folder)
+        if left is None:
+            reason = reason_of(folder, log, code, stage.devices.processes, step)
+            raise failure(stage.name, reason, folder, self.command)
+        return left
 
     def _task(self, stage: PlannedStage, folder: Path) -> Task:
         return Task(
@@ -139,52 +183,3 @@ class Runner:
             trackers=tuple(unstructure(tracker) for tracker in self.plan.recipe.trackers),
             plugins=self.plugins,
         )
-
-    def _record(self, stage: PlannedStage, result: Mapping[str, Any], started: float) -> dict[str, Any]:
-        components = [value for _, value, _ in walk(stage.use) if isinstance(value, Use)]
-        providers = {
-            provider.plugin: provider for provider in (self.catalog.provider(use.component) for use in components)
-        }
-        return {
-            "recipe": self.plan.recipe.name,
-            "stage": stage.name,
-            "kind": stage.use.name,
-            "digest": stage.digest,
-            "parents": {parent: self.plan.by_name[parent].digest for parent in stage.parents},
-            "options": unstructure(stage.use),
-            "plugins": _identities(providers),
-            "loaded": _identities(self.catalog.loaded),
-            "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
-            "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 2),
-            "measures": result["measures"],
-            "summary": result["summary"],
-        }
-
-
-def _identities(providers: Mapping[str, Provider]) -> dict[str, dict[str, str]]:
-    """Plugins by name: which distribution and version each is, and a hash of its source."""
-    return {
-        name: {"distribution": provider.distribution, "version": provider.version, "source": provider.hash_source()}
-        for name, provider in sorted(providers.items())
-    }
-
-
-def _last_step(metrics: Path) -> int | None:
-    steps = [event["step"] for event in read_events(metrics) if "step" in event]
-    return steps[-1] if steps else None
-
-
-def _failure(stage: PlannedStage, folder: Path, code: int) -> StageError:
-    log = folder / LOG_FILE
-    failure = folder / FAILURE_FILE
-    if failure.exists():
-        told = json.loads(failure.read_text())
-        if not told["crash"]:
-            return StageError(f"stage '{stage.name}': {told['message']}")
-        reason = f"crashed with {told['message']}"
-    elif code < 0:
-        reason = f"was ended by signal {-code}" + (" (out of memory?)" if code == -9 else "")
-    else:
-        reason = f"ended with exit code {code}" if code else "ended without a result"
-    return StageError(f"stage '{stage.name}' {reason}; its log: {log}")

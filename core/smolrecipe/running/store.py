@@ -1,4 +1,4 @@
-"""The run store: where artifacts live, and how one comes to exist whole or not at all.
+"""The run store: where artifacts live.
 
 ::
 
@@ -7,18 +7,14 @@
         manifest.json                           sha256 and size of every other file
         metrics.jsonl  log.txt  model/ ...
     runs/<recipe>/<stage>-<digest12>.partial/   a stage that is running or was interrupted
-    runs/<recipe>/<stage>-<digest12>.lock       held by the process that runs it
+    runs/<recipe>/run.lock                      held by the process that writes the run
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,10 @@ from attrs import frozen
 
 from smolrecipe.errors import RecipeError, StageError
 from smolrecipe.planning.plan import PlannedStage
+from smolrecipe.published import read_record
+from smolrecipe.running.disk import FULL, room
 from smolrecipe.stage import STAGE_FILE
 
-MANIFEST_FILE = "manifest.json"
 LOG_FILE = "log.txt"
 
 
@@ -46,13 +43,19 @@ class RunStore:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
         except OSError as error:
-            raise RecipeError(
-                [f"the run store {self.root} cannot be written ({error.strerror}): choose another with --runs"]
-            ) from None
+            raise unwritable(self.root, error) from None
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file that belongs to the recipe as a whole.
+
+        Raises:
+            RecipeError: when it cannot be written.
+        """
+        try:
+            write_json(self.root / name, value)
+        except OSError as error:
+            raise unwritable(self.root, error) from None
 
     def published(self, stage: PlannedStage) -> Path:
         """Where the stage's artifact is, or will be."""
@@ -63,73 +66,54 @@ class RunStore:
         return self.root / f"{stage.folder_name}.partial"
 
     def is_published(self, stage: PlannedStage) -> bool:
-        """Whether the stage's artifact exists; the manifest is written last, before the folder gets its name."""
-        return (self.published(stage) / MANIFEST_FILE).is_file()
+        """Whether the stage's artifact exists: its folder gets that name when everything in it is written.
+
+        One that lacks its manifest, or another file, was damaged since; that is no reason to make it again unasked.
+        """
+        return self.published(stage).is_dir()
 
     def record(self, stage: PlannedStage) -> Mapping[str, Any]:
-        """What ``stage.json`` of a published stage says."""
-        record: Mapping[str, Any] = json.loads((self.published(stage) / STAGE_FILE).read_text())
-        return record
-
-    def publish(self, stage: PlannedStage, record: Mapping[str, Any]) -> Path:
-        """Write the record and the manifest, make them durable and give the folder its published name."""
-        folder = self.partial(stage)
-        write_json(folder / STAGE_FILE, record)
-        manifest = {str(path.relative_to(folder)): _entry(path) for path in _files(folder)}
-        write_json(folder / MANIFEST_FILE, manifest)
-        _sync(folder)
-        folder.rename(self.published(stage))
-        _sync(self.root)
-        return self.published(stage)
-
-    @contextmanager
-    def lock(self, stage: PlannedStage) -> Iterator[None]:
-        """Hold the stage for this process.
+        """What ``stage.json`` of a published stage says.
 
         Raises:
-            StageError: when another process holds it; the message names that process.
+            StageError: when it is damaged, or that of another artifact.
         """
-        path = self.root / f"{stage.folder_name}.lock"
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise StageError(
-                    f"stage '{stage.name}' is being run by {file.read().strip() or 'another process'}: wait for it"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        folder = self.published(stage)
+        try:
+            record = read_record(folder / STAGE_FILE)
+            if (record["stage"], record["digest"]) != (stage.name, stage.digest):
+                raise ValueError(f"{folder / STAGE_FILE} is that of another artifact")
+        except ValueError as error:
+            raise StageError(
+                f"stage '{stage.name}' is published, but {error}: restore that file from a copy, or delete {folder} "
+                f"and run the same command again, which repeats stage '{stage.name}'"
+            ) from None
+        return record
+
+
+def unwritable(root: Path, error: OSError) -> RecipeError:
+    """The refusal of a run store in which nothing can be written."""
+    left = f"; {room(root)}" if error.errno in FULL else ""
+    return RecipeError([f"the run store {root} cannot be written ({error.strerror}{left}): choose another with --runs"])
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file holds either its old or its new content, whatever happens."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it holds either its old or its new content, whatever happens."""
     beside = path.with_name(f".{path.name}.new")
     with beside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, default=str)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return {"sha256": digest, "bytes": path.stat().st_size}
-
-
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring to the disk which files a folder has."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,8 +13,9 @@ from smolrecipe.running.store import write_json
 
 TASK_FILE = "task.json"
 RESULT_FILE = "result.json"
-FAILURE_FILE = "failure.json"
-CONTROL_FILES = (TASK_FILE, RESULT_FILE, FAILURE_FILE)
+ATTEMPTS_FILE = "attempts.json"
+"""When the stage was started, and with what; more than once where it was interrupted."""
+CONTROL_FILES = (TASK_FILE, RESULT_FILE, ATTEMPTS_FILE)
 """Files that only a running stage needs; none of them is published."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,47 +18,67 @@ from smolrecipe.components import StageKind, Tracker
 from smolrecipe.errors import StageStopped, UserError
 from smolrecipe.options import Use
 from smolrecipe.recipe.converter import make_converter
+from smolrecipe.running.causes import cause_of
 from smolrecipe.running.metrics import MetricsWriter
+from smolrecipe.running.notes import OwnNote
+from smolrecipe.running.redact import redact, redact_value
 from smolrecipe.running.store import write_json
-from smolrecipe.running.task import FAILURE_FILE, RESULT_FILE, Task
-from smolrecipe.stage import METRICS_FILE, StageContext, die_with_parent
+from smolrecipe.running.task import RESULT_FILE, Task
+from smolrecipe.stage import LAUNCHER_VARIABLE, METRICS_FILE, StageContext, die_with_parent
 
 
 def run_task(task: Task, catalog: Catalog, hook: Any) -> int:
-    """Run the task's stage in this process and leave its result, or its failure, in the stage's folder.
+    """Run the task's stage in this process and leave its result, or why there is none, in the stage's folder.
 
     Returns:
         The exit code: 0, or 1 for a failure.
     """
-    die_with_parent()
+    _end_with_launcher()
+    faulthandler.enable()
     folder = Path(task.folder)
+    rank, of = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    note = OwnNote(folder, rank, of)
     try:
         converter = make_converter(catalog)
         use = converter.structure(dict(task.use), Use[StageKind])
-        context = _context(task, [converter.structure(dict(tracker), Use[Tracker]) for tracker in task.trackers])
+        context = _context(task, rank, of, [converter.structure(dict(name), Use[Tracker]) for name in task.trackers])
         hook.smolrecipe_before_stage(run=context)
         artifact = use.component.run(use.options, context)
         hook.smolrecipe_after_stage(run=context, artifact=artifact)
+        if rank == 0:
+            write_json(folder / RESULT_FILE, redact_value(asdict(artifact)))
     except StageStopped as stopped:
-        write_json(folder / FAILURE_FILE, {"stopped": stopped.step})
+        note.stopped(stopped.step)
         return 1
-    except UserError as error:
-        _fail(folder, str(error), crash=False)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # torch.distributed.checkpoint's errors are no Exception
+        cause = cause_of(error, folder)
+        note.failed(cause.kind, redact(cause.message))
+        told = isinstance(error, UserError)
+        if not told:
+            traceback.print_exc()
+        if told or cause.kind in ("disk", "memory"):
+            sys.stderr.write(cause.message + "\n")
         return 1
-    except Exception as error:
-        traceback.print_exc()
-        _fail(folder, "".join(traceback.format_exception_only(error)).strip(), crash=True)
-        return 1
-    if context.rank == 0:
-        write_json(folder / RESULT_FILE, asdict(artifact))
+    note.done()
     return 0
 
 
-def _context(task: Task, trackers: list[Use[Tracker]]) -> StageContext:
-    rank = int(os.environ.get("RANK", "0"))
+def _end_with_launcher() -> None:
+    """See to it that this process ends when asked to, and does not outlive the one that started it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, unless the stage heeds it
+    die_with_parent()
+    launcher = os.environ.pop(LAUNCHER_VARIABLE, "")
+    if launcher and launcher != str(os.getppid()):
+        os._exit(1)
+
+
+def _context(task: Task, rank: int, of: int, trackers: list[Use[Tracker]]) -> StageContext:
     sinks: list[Callable[[Mapping[str, Any]], None]] = []
 
     def report(event: Mapping[str, Any]) -> None:
+        event = {key: value if isinstance(value, (int, float)) else redact_value(value) for key, value in event.items()}
         for sink in sinks:
             sink(event)
 
@@ -67,17 +89,10 @@ def _context(task: Task, trackers: list[Use[Tracker]]) -> StageContext:
         inputs={name: Path(path) for name, path in task.inputs.items()},
         rank=rank,
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        world_size=of,
         report=report,
     )
     if rank == 0:
         sinks.append(MetricsWriter(context.folder / METRICS_FILE))
         sinks.extend(tracker.component.open(tracker.options, context) for tracker in trackers)
     return context
-
-
-def _fail(folder: Path, message: str, *, crash: bool) -> None:
-    """Leave the failure for the runner. The first process to fail is the one to blame: the others only lost it."""
-    sys.stderr.write(message + "\n")
-    if not (folder / FAILURE_FILE).exists():
-        write_json(folder / FAILURE_FILE, {"message": message, "crash": crash})

@@ -17,11 +17,12 @@ from smolrecipe.catalog import Catalog
 from smolrecipe.components import KINDS, Component, Loss, ModelComponent, Optimizer, Schedule
 from smolrecipe.errors import RecipeError
 from smolrecipe.options import Model, StageRef, Use, yaml_key
+from smolrecipe.provenance.packages import closure, declared, extras_of, normal_name
 from smolrecipe.recipe.converter import make_converter, unstructure
 from smolrecipe.recipe.nodes import plain
 from smolrecipe.recipe.read import read_text, read_value
 from smolrecipe.testing.contract import Check, ContractError, ElsewhereError, broken, example_of
-from smolrecipe_registry.requirements import closure, declared, extras_of, normal_name, owners
+from smolrecipe_registry.requirements import owners
 
 SOURCED = (ModelComponent, Optimizer, Schedule, Loss)
 """Kinds behind which there is a paper, an equation or a published configuration, which ``source`` names."""

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from smolrecipe.errors import RecipeError
 from smolrecipe.planning.plan import PlannedStage
-from smolrecipe.running.store import MANIFEST_FILE, RunStore
+from smolrecipe.running.manifest import MANIFEST_FILE
+from smolrecipe.running.record import PROVENANCE_FOLDER
+from smolrecipe.running.store import RunStore
 from smolrecipe.running.task import CONTROL_FILES
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe.testing.contract import Check, ContractError, broken
@@ -32,7 +34,7 @@ FOLDERS = {
 }
 """Where an artifact keeps what ``produces`` names."""
 
-_MEASURES_FILE = "measures.json"
+_BESIDES = frozenset({"measures.json", PROVENANCE_FOLDER})
 """What ``smolrecipe run`` itself writes beside a recipe's artifacts."""
 
 _MOST_NAMED = 3
@@ -119,7 +121,7 @@ def _check_inside(trial: Trial) -> None:
     # What is hidden in the home folder are the caches and settings of engines.
     written |= {str(path) for path in (trial.folder / "home").iterdir() if not path.name.startswith(".")}
     written |= set(trial.changed_sources)
-    expected = {stage.folder_name for stage in trial.plan.stages} | {_MEASURES_FILE}
+    expected = {stage.folder_name for stage in trial.plan.stages} | _BESIDES
     written |= {str(path) for path in trial.store("plain").root.iterdir() if path.name not in expected}
     if written:
         broken(f"a stage writes outside its folder: {_some(written)}; everything that it writes lies in context.folder")
@@ -182,7 +184,7 @@ def _only_whole_artifacts(store: RunStore) -> None:
     """Refuse a run store in which something has the name of an artifact and is none, or not the one published."""
     for name in sorted(_names(store.root)):
         folder = store.root / name
-        if name.endswith(".partial") or not folder.is_dir():
+        if name.endswith(".partial") or name == PROVENANCE_FOLDER:
             continue
         if not (folder / MANIFEST_FILE).is_file():
             broken(f"{name} exists and was not published: a stage writes in context.folder alone")

@@ -15,10 +15,11 @@ from attrs import frozen
 from smolrecipe import hookspecs
 from smolrecipe.errors import near_miss
 from smolrecipe.hookspecs import PROJECT
+from smolrecipe.provenance.packages import CORE, declared, normal_name
 from smolrecipe.testing import examples, probe
 from smolrecipe.testing.contract import Check, broken
 from smolrecipe_registry.discovery import distribution_of, load_registry, package_of, plugin_entries, source_of
-from smolrecipe_registry.requirements import CORE, declared, normal_name, owners
+from smolrecipe_registry.requirements import owners
 
 MOST_MODULES = 60
 """How many modules importing a plugin may add to those of the core: every command pays for every plugin."""

@@ -22,7 +22,8 @@ from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.structure import structure
-from smolrecipe.running.store import LOG_FILE, MANIFEST_FILE, RunStore
+from smolrecipe.running.manifest import MANIFEST_FILE
+from smolrecipe.running.store import LOG_FILE, RunStore
 from smolrecipe.stage import METRICS_FILE, STAGE_FILE, read_events
 from smolrecipe.testing import interruption, one_process
 from smolrecipe_registry.discovery import GROUP, RESTRICTION, load_registry

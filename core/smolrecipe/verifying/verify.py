@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -13,15 +12,18 @@ from attrs import evolve
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.components import StageKind
-from smolrecipe.errors import Place, StageError, UserError
+from smolrecipe.errors import Place, UserError
 from smolrecipe.options import Use
 from smolrecipe.proof import Proof
 from smolrecipe.recipe.converter import make_converter
 from smolrecipe.recipe.problems import structuring_problems
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, STAGE_FILE, StageContext
+from smolrecipe.strict_json import printable, read_mapping
 from smolrecipe.verifying.from_config import read_model, unlike
 from smolrecipe.verifying.integrity import files_as_published
 from smolrecipe.verifying.targets import CONFIG_FILE, Target, is_artifact, parent_folders, read_record
+
+MOST_CONFIG_BYTES = 2**24
 
 
 def verify(target: Target, catalog: Catalog, hook: Any) -> Iterator[Proof]:
@@ -47,7 +49,7 @@ def _verify_stage(folder: Path, catalog: Catalog) -> Iterator[Proof]:
     """What the artifact's stage kind proves of it, from the options that it was made with."""
     try:
         record = read_record(folder)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         yield Proof(claim="the record of the stage is readable", holds=False, note=str(error))
         return
     parents = parent_folders(folder, record)
@@ -80,20 +82,26 @@ def _verify_model(folder: Path, catalog: Catalog, hook: Any) -> Iterator[Proof]:
     """What plugins prove of a Hugging Face checkpoint, once its config is understood."""
     claim = "config.json is what the model components write"
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise StageError(f"{CONFIG_FILE} holds no mapping")
+        config = read_mapping(folder / CONFIG_FILE, most_bytes=MOST_CONFIG_BYTES)
         model = read_model(config, catalog)
         differing = unlike(config, model)
-    except (OSError, ValueError, UserError) as error:
+    except (ValueError, UserError) as error:
         yield Proof(claim=claim, holds=False, note=str(error))
         return
-    note = "; ".join(f"{key} is {there!r}, not {here!r}" for key, (there, here) in differing.items())
+    except Exception as error:  # a value that no model component has thought of
+        what = f"{type(error).__name__}: {printable(str(error))}"
+        yield Proof(claim=claim, holds=False, note=f"{folder / CONFIG_FILE}: no model component can read it ({what})")
+        return
+    note = "; ".join(f"{key} is {_shown(there)}, not {_shown(here)}" for key, (there, here) in differing.items())
     yield Proof.same(claim, len(differing), len(model.to_hf()), of="keys", note=note)
     given = {"folder": folder, "model": model}
     for implementation in hook.smolrecipe_verify_model.get_hookimpls():
         wanted = {name: given[name] for name in implementation.argnames}
         yield from _guarded(f"plugin '{implementation.plugin_name}'", partial(implementation.function, **wanted))
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value))
 
 
 def _guarded(who: str, proofs: Callable[[], Iterable[Proof]]) -> Iterator[Proof]:
@@ -102,7 +110,9 @@ def _guarded(who: str, proofs: Callable[[], Iterable[Proof]]) -> Iterator[Proof]
         yield from proofs()
     except UserError as error:
         yield Proof(claim=f"{who} could check it", holds=False, note=str(error))
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a library in Rust that panics over a damaged file raises no Exception
         traceback.print_exc()
         yield Proof(
             claim=f"{who} could check it",

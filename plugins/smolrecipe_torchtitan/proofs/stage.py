@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253
-import torch.distributed.checkpoint as dcp  # noqa: TID253
-from torch.distributed.checkpoint import FileSystemReader  # noqa: TID253
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata  # noqa: TID253
 
 from smolrecipe import Proof, StageContext
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
-from smolrecipe_torchtitan.checkpoints import is_whole, steps_of
+from smolrecipe_torchtitan.checkpoints import steps_of
 from smolrecipe_torchtitan.checks import produces
 from smolrecipe_torchtitan.hugging_face import DTYPES, config_differences, hf_names
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.proofs.cpu_model import draft_on_cpu, shapes_of
 from smolrecipe_torchtitan.proofs.rows import verify_rows
 from smolrecipe_torchtitan.proofs.stored import StoredTensors
-from smolrecipe_torchtitan.start import NOT_WEIGHTS, POSITION_FILE, Shapes, Start, find_start
+from smolrecipe_torchtitan.sealed import Contents, SavedTensor, damage_of, read_contents, read_tensors
+from smolrecipe_torchtitan.start import NOT_WEIGHTS, POSITION, Shapes, Start, find_start
 
 RATE_BOUND = 1e-6
 """Of a learning rate, relative: a rate is a double that went through JSON."""
@@ -41,22 +38,23 @@ def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
 
     last = start.step + options.steps
     checkpoints = steps_of(context.folder / CHECKPOINTS_FOLDER)
-    yield _checkpoints(options, checkpoints, last)
-    if last not in checkpoints:
+    whole = _checkpoints(checkpoints, last)
+    yield whole
+    if not whole.holds:
         return
     draft = draft_on_cpu(options.model, options.sequence_length)
     tied = bool(draft.decoder.enable_weight_tying)
     shapes = {name: shape for name, shape in shapes_of(draft).items() if not (tied and name == "lm_head.weight")}
-    reader = FileSystemReader(checkpoints[last])
-    yield _parameters(reader, shapes, summary, tied=tied)
-    yield from _optimizer(options, reader, shapes, last)
+    contents = read_contents(checkpoints[last])
+    yield _parameters(contents, shapes, summary, tied=tied)
+    yield from _optimizer(options, contents, shapes, last)
     if produces(options)["hf-model"] is True:
         names = hf_names(shapes, draft.hf_parameters, tied=tied)
         dtype = DTYPES[options.export_dtype or options.precision]
-        yield _exported(reader, StoredTensors(context.folder / MODEL_FOLDER), names, dtype)
+        yield _exported(checkpoints[last], StoredTensors(context.folder / MODEL_FOLDER), names, dtype)
         yield _configured(options, context.folder / MODEL_FOLDER)
-    yield from verify_rows(options, context, start, draft, read_weights(reader, list(shapes)))
-    yield from _data(options, context, start, checkpoints[last])
+    yield from verify_rows(options, context, start, draft, read_tensors(checkpoints[last], shapes))
+    yield from _data(options, context, start, contents)
 
 
 def _configured(options: PretrainOptions, folder: Path) -> Proof:
@@ -71,12 +69,12 @@ def _configured(options: PretrainOptions, folder: Path) -> Proof:
     return Proof.same("config.json is the recipe's model", len(wrong), len(wanted), of="keys", note="; ".join(wrong))
 
 
-def _data(options: PretrainOptions, context: StageContext, start: Start, checkpoint: Path) -> Iterator[Proof]:
+def _data(options: PretrainOptions, context: StageContext, start: Start, contents: Contents) -> Iterator[Proof]:
     """Where the data stands after the stage, and what the packer itself can prove of the samples consumed."""
     packer, samples = options.data, options.steps * options.global_batch
     wanted = (context, options.sequence_length, options.seed, start.position)
     due = dict(packer.component.open(packer.options, *wanted).position(samples))
-    told = json.loads((checkpoint / POSITION_FILE).read_text(encoding="utf-8"))
+    told = dict(contents.values.get(POSITION) or ())
     wrong = [
         f"'{key}' is {told.get(key)} and should be {due.get(key)}"
         for key in sorted(due | told)
@@ -136,9 +134,9 @@ def _steps(what: str, steps: Sequence[int]) -> str:
     return f"{what}: {', '.join(map(str, steps[:5]))}{' ...' if len(steps) > 5 else ''}" if steps else ""
 
 
-def _checkpoints(options: PretrainOptions, checkpoints: Mapping[int, Path], last: int) -> Proof:
+def _checkpoints(checkpoints: Mapping[int, Path], last: int) -> Proof:
     """Complete by the checksums that were written with them; the last one is that of the last step."""
-    broken = [path.name for path in checkpoints.values() if not is_whole(path)]
+    broken = [f"{path.name}: {damage}" for path in checkpoints.values() if (damage := damage_of(path)) is not None]
     if last not in checkpoints:
         broken.append(f"step-{last}, which is not there")
     return Proof.same(
@@ -150,14 +148,12 @@ def _checkpoints(options: PretrainOptions, checkpoints: Mapping[int, Path], last
     )
 
 
-def _parameters(reader: FileSystemReader, shapes: Shapes, summary: Mapping[str, Any], *, tied: bool) -> Proof:
+def _parameters(contents: Contents, shapes: Shapes, summary: Mapping[str, Any], *, tied: bool) -> Proof:
     """What lies in the checkpoint against what the components make and what the stage told."""
     held = {
-        name: tuple(entry.size)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-        and not name.startswith(NOT_WEIGHTS)
-        and not (tied and name == "lm_head.weight")
+        name: tensor.shape
+        for name, tensor in contents.tensors.items()
+        if not name.startswith(NOT_WEIGHTS) and not (tied and name == "lm_head.weight")
     }
     wrong = sorted(name for name in held.keys() | shapes.keys() if held.get(name) != shapes.get(name))
     count = sum(torch.Size(shape).numel() for shape in held.values())
@@ -171,14 +167,15 @@ def _parameters(reader: FileSystemReader, shapes: Shapes, summary: Mapping[str, 
     )
 
 
-def _optimizer(options: PretrainOptions, reader: FileSystemReader, shapes: Shapes, last: int) -> Iterator[Proof]:
+def _optimizer(options: PretrainOptions, contents: Contents, shapes: Shapes, last: int) -> Iterator[Proof]:
     """The settings that the optimizer had for each parameter when it was saved, against the recipe's groups."""
     use = options.optimizer
     groups = use.component.groups(use.options)
     whole = options.trajectory_steps or last
     # What is saved is the rate of the step to come.
     factor = options.schedule.component.factor(options.schedule.options, min(last + 1, whole), whole)
-    saved = _settings(reader)
+    prefix = "optimizer.param_groups."
+    saved = {name.removeprefix(prefix): value for name, value in contents.values.items() if name.startswith(prefix)}
     wrong, compared, decays = [], 0, list[tuple[str, Any, Any]]()
     for name in shapes:
         group = next((group for group in groups if re.search(group.pattern, name)), None)
@@ -209,28 +206,19 @@ def _optimizer(options: PretrainOptions, reader: FileSystemReader, shapes: Shape
         )
 
 
-def _settings(reader: FileSystemReader) -> dict[str, Any]:
-    """What a checkpoint says of the optimizer's groups: ``parameter.setting`` -> value."""
-    prefix = "optimizer.param_groups."
-    held = reader.read_metadata().state_dict_metadata
-    state: dict[str, Any] = dict.fromkeys(name for name in held if name.startswith(prefix))
-    _load(reader, state)
-    return {name.removeprefix(prefix): value for name, value in state.items()}
-
-
 def _equal(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, float) and isinstance(found, (int, float)):
         return abs(found - wanted) <= RATE_BOUND * abs(wanted)
     return bool(list(found) == list(wanted)) if isinstance(wanted, (list, tuple)) else bool(found == wanted)
 
 
-def _exported(reader: FileSystemReader, stored: StoredTensors, names: Mapping[str, str], dtype: torch.dtype) -> Proof:
+def _exported(checkpoint: Path, stored: StoredTensors, names: Mapping[str, str], dtype: torch.dtype) -> Proof:
     """Every tensor of the Hugging Face folder against the checkpoint's, bit for bit after the cast."""
-    held = reader.read_metadata().state_dict_metadata
+    held = read_contents(checkpoint).tensors
     there = set(stored.names)
     wrong = [f"{name} is one too many" for name in sorted(there - set(names.values()))]
     for part in _parts(names, held):
-        for titan, tensor in read_weights(reader, part).items():
+        for titan, tensor in read_tensors(checkpoint, part).items():
             name = names[titan]
             if name not in there:
                 wrong.append(f"{name} is missing")
@@ -251,11 +239,11 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
-def _parts(names: Mapping[str, str], held: Mapping[str, Any]) -> Iterator[list[str]]:
+def _parts(names: Mapping[str, str], held: Mapping[str, SavedTensor]) -> Iterator[list[str]]:
     part: list[str] = []
     size = 0
     for name in names:
-        nbytes = held[name].size.numel() * held[name].properties.dtype.itemsize if name in held else 0
+        nbytes = torch.Size(held[name].shape).numel() * held[name].dtype.itemsize if name in held else 0
         if part and size + nbytes > AT_ONCE:
             yield part
             part, size = [], 0
@@ -263,21 +251,3 @@ def _parts(names: Mapping[str, str], held: Mapping[str, Any]) -> Iterator[list[s
         size += nbytes
     if part:
         yield part
-
-
-def read_weights(reader: FileSystemReader, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint by name, in the type in which they were saved."""
-    held = reader.read_metadata().state_dict_metadata
-    weights = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name in names
-        if isinstance(entry := held.get(name), TensorStorageMetadata)
-    }
-    _load(reader, weights)
-    return weights
-
-
-def _load(reader: FileSystemReader, state: dict[str, Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant here
-        dcp.load(state, storage_reader=FileSystemReader(reader.path), no_dist=True)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase  # noqa: TID25
 from trl import DPOConfig, DPOTrainer  # noqa: TID253
 
 from smolrecipe import Loss, Proof, Use
+from smolrecipe_trl.control_tokens import ControlTokens
 from smolrecipe_trl.conversations import Pair
 
 TRL_LOSSES = {"apo_zero": "apo_zero", "apo_down": "apo_down", "dpo": "sigmoid", "ipo": "ipo"}
@@ -29,16 +30,20 @@ def trl_name(loss: Use[Loss]) -> str | None:
     return TRL_LOSSES.get(loss.name) if options <= _KNOWN_OPTIONS else None
 
 
-def trl_can_take(pairs: Mapping[int, Pair]) -> list[int]:
+def trl_can_take(pairs: Mapping[int, Pair], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The numbers of the pairs that TRL renders and scores as this plugin does.
 
     It scores whatever follows the prompt, so answers have to be one message; it takes tools another way; and a data set
-    would fill template arguments that only some rows have with ``None``, so all have to name the same.
+    would fill template arguments that only some rows have with ``None``, so all have to name the same; and control
+    tokens that a message spells, it takes for control tokens.
     """
+    control_tokens = ControlTokens(tokenizer)
     simple = {
         number: frozenset(row.arguments)
         for number, row in pairs.items()
-        if len(row.chosen) == len(row.rejected) == 1 and "tools" not in row.arguments
+        if len(row.chosen) == len(row.rejected) == 1
+        and "tools" not in row.arguments
+        and not control_tokens.spelled_in([*row.prompt, *row.chosen, *row.rejected])
     }
     first = next(iter(simple.values()), None)
     return [number for number, keys in simple.items() if keys == first]

@@ -25,7 +25,6 @@ from smolrecipe_trl.proofs.rows import (
     NotTurnsError,
     Published,
     TurnReader,
-    UnclearError,
     learned_turns,
     verify_rows,
 )
@@ -116,7 +115,7 @@ def _like_trl(
 ) -> Iterator[Proof]:
     """The loss against TRL's own of that name, where there is one."""
     if trl_name(loss) is not None:
-        places = trl_can_take({place: one.row for place, one in enumerate(pairs) if one.whole})[:_TRL_PAIRS]
+        places = trl_can_take({place: one.row for place, one in enumerate(pairs) if one.whole}, tokenizer)[:_TRL_PAIRS]
         if places:
             theirs = trl_losses(loss, [pairs[place].row for place in places], tokenizer, policy, reference)
             yield compare_with_trl(loss, judged.losses[places].tolist(), theirs)
@@ -134,7 +133,9 @@ def _expect(reader: TurnReader, row: Pair, length: int) -> Expected | None:
         if not any(half.learned):
             return None
         found[side] = half
-    return found
+    one, other = found.values()
+    # Answers that are the same, or that are cut to the same, prefer nothing.
+    return None if (one.ids, one.learned) == (other.ids, other.learned) else found
 
 
 def _published(row: Mapping[str, Any]) -> Published:
@@ -221,7 +222,7 @@ def _affordable_pairs(use: Use[Source], reader: TurnReader, length: int, budget:
         read = pair(row)
         try:
             halves = _expect(reader, read, length)
-        except (NotTurnsError, UnclearError):  # counted where the sample is compared
+        except NotTurnsError:  # counted where the sample is compared
             place += 1
             continue
         if halves is not None:

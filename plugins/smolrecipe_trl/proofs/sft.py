@@ -20,7 +20,6 @@ from smolrecipe_trl.proofs.rows import (
     Published,
     Turn,
     TurnReader,
-    UnclearError,
     learned_turns,
     verify_rows,
 )
@@ -71,7 +70,7 @@ def _expect(reader: TurnReader, row: Any, options: SftOptions, packing: str) -> 
     turns: list[Turn] = []
     try:
         turns = reader.turns(ids, told.messages)
-    except (NotTurnsError, UnclearError):
+    except NotTurnsError:
         if options.loss_on == "assistant":
             raise
     learned = [True] * len(ids) if options.loss_on == "all" else learned_turns(turns)
@@ -163,7 +162,7 @@ def _count(reader: TurnReader, use: Use[Source], options: SftOptions, packing: s
         try:
             half, tokens = _expect(reader, row, options, packing)
             again["learned tokens"] += sum(half.learned) if half is not None else 0
-        except (NotTurnsError, UnclearError):
+        except NotTurnsError:
             unclear, told = True, conversation(row)
             tokens = len(reader.render(told.messages, told.arguments))
         again["tokens"] += tokens
@@ -196,7 +195,7 @@ def _held_out_again(
         for row in use.component.read(use.options):
             try:
                 half, _ = _expect(reader, row, options, "none")
-            except (NotTurnsError, UnclearError):  # counted where the sample is compared
+            except NotTurnsError:  # counted where the sample is compared
                 place += 1
                 continue
             if half is None:

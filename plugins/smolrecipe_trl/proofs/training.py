@@ -66,7 +66,7 @@ def _peak_rate(options: TrainingOptions, folder: Path) -> float:
 
 def load_published_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of an artifact, as anybody loads it."""
-    return AutoTokenizer.from_pretrained(folder / MODEL_FOLDER, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder / MODEL_FOLDER, local_files_only=True, trust_remote_code=False)
 
 
 def verify_tokenizer(
@@ -95,7 +95,8 @@ def verify_tokenizer(
         of="files",
         note=f"{options.eos_token} is {end}, but the eos of {', '.join(f'{n} is {v}' for n, v in wrong.items())}",
     )
-    before = AutoTokenizer.from_pretrained(context.input(options.from_), local_files_only=True).get_vocab()
+    start = context.input(options.from_)
+    before = AutoTokenizer.from_pretrained(start, local_files_only=True, trust_remote_code=False).get_vocab()
     after = tokenizer.get_vocab()
     moved = sorted(token for token in before.keys() | after.keys() if before.get(token) != after.get(token))
     yield Proof.same(
@@ -105,7 +106,9 @@ def verify_tokenizer(
 
 def load_plain(folder: Path) -> PreTrainedModel:
     """A published model as anybody loads it, in float32, ready to be asked."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    ).eval()
 
 
 class Budget:
