@@ -76,7 +76,7 @@ def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Pa
 
 PUBLIC = (
     "smolrecipe",
-    *(f"smolrecipe.{name}" for name in ("data", "model", "options", "preference", "stage", "testing")),
+    *(f"smolrecipe.{name}" for name in ("checkpoint", "data", "model", "options", "preference", "stage", "testing")),
 )
 
 

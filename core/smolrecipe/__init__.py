@@ -27,6 +27,7 @@ from smolrecipe.options import Model, StageRef, Use, option
 from smolrecipe.preference import PreferenceBatch, PreferenceLoss
 from smolrecipe.proof import Proof
 from smolrecipe.stage import Artifact, Measure, StageContext
+from smolrecipe.untrusted import untrusted
 
 __version__ = "0.1.0"
 
@@ -68,4 +69,5 @@ __all__ = [
     "hookimpl",
     "near_miss",
     "option",
+    "untrusted",
 ]

@@ -79,7 +79,7 @@ def collect(
     """
     done = folder / _COUNTS_FILE
     sealed = read_sealed(done)
-    if sealed is not None and not damage(folder, sealed["files"]):
+    if sealed is not None and not damage(folder, sealed["files"]) and _parquet_files(folder) == set(sealed["files"]):
         return DocumentCounts(**sealed["counts"])
     if folder.exists():
         shutil.rmtree(folder)
@@ -111,6 +111,10 @@ def collect(
     written = describe(folder, [writer.path for writer in writers.values()])
     write_sealed(done, {"counts": asdict(counts), "files": written})
     return counts
+
+
+def _parquet_files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")}
 
 
 def _text(row: Mapping[str, Any], where: str) -> str:

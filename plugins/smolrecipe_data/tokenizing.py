@@ -47,6 +47,9 @@ def tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
         context.progress(number, len(options.sources), **_totals(sources))
         context.saved(number)
     _delete(context.folder / _SCRATCH_FOLDER)
+    for path in tokens.iterdir():
+        if path.name not in sources:
+            path.unlink()
     about = {
         "sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,

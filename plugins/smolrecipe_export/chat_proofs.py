@@ -10,7 +10,8 @@ from typing import Any
 import torch  # noqa: TID253
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase  # noqa: TID253
 
-from smolrecipe import Proof
+from smolrecipe import Proof, untrusted
+from smolrecipe.checkpoint import LONGEST_SECONDS, TEMPLATE_GIB
 from smolrecipe_export import ExportOptions
 
 _ANSWER = "Fine."
@@ -73,7 +74,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if not tokenizer.chat_template:
         return None
     conversation = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": _ANSWER}]
-    text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
+    with untrusted("the chat template does not render a conversation", seconds=LONGEST_SECONDS, gib=TEMPLATE_GIB):
+        text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
     behind = tokenizer.encode(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)
     return behind[0] if behind and behind[0] in tokenizer.added_tokens_decoder else None
 
@@ -98,6 +100,8 @@ def _generated(model: Any, tokenizer: PreTrainedTokenizerBase, token: int) -> li
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=_LONGEST,
         do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
         logits_processor=LogitsProcessorList([_Only(token)]),
     )
     found: list[int] = made[0, prompt.shape[1] :].tolist()

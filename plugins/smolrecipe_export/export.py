@@ -10,39 +10,39 @@ from typing import Any
 
 import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer  # noqa: TID253
 
-from smolrecipe import Artifact, HfConfig, StageContext, StageError
+from smolrecipe import Artifact, HfConfig, StageContext, StageError, untrusted
+from smolrecipe.checkpoint import CONFIG_FILE, INDEX_FILE, check_checkpoint, companion_files, weight_files
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_export import ExportOptions, GenerationOptions
-from smolrecipe_export.reload import reload
+from smolrecipe_export.reload import load_tokenizer, reload
 
-INDEX = "model.safetensors.index.json"
-NOT_SHIPPED = (".safetensors", ".bin", ".pt", ".pth", ".index.json", "README.md")
-"""Endings of files that are written anew or are no part of a model."""
+_LONGEST = 2**40
+"""Tokens: longer than anything, short enough to compute with."""
 
 
 def export(options: ExportOptions, context: StageContext) -> Artifact:
     """Write ``model/``, load it with plain transformers and generate; only then is the stage done.
 
     Raises:
-        StageError: when the model, as written, does not load, has another RoPE than asked for, or is not finite.
+        StageError: when the model is damaged, or, as written, does not load, has another RoPE than asked for, or is
+            not finite.
     """
     source = context.input(options.from_)
+    check_checkpoint(source)
     target = context.folder / MODEL_FOLDER
     if target.exists():  # from an interrupted run
         shutil.rmtree(target)
     target.mkdir(parents=True)
-    for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.endswith(NOT_SHIPPED):
-            shutil.copyfile(file, target / file.name)
+    for file in companion_files(source):
+        shutil.copyfile(file, target / file.name)
 
-    before = _read(source / "config.json")
-    config = _configuration(before, options)
+    before = _read(source / CONFIG_FILE)
+    config = _configuration(source / CONFIG_FILE, before, options)
     tokenizer = _tokenizer_configuration(target, config, options)
     _generation_settings(target, config, tokenizer, options.generation, context)
     dtype = _weights(source, target, options.dtype, config)
-    _write(target / "config.json", config)
+    _write(target / CONFIG_FILE, config)
     if before.get("use_cache") is False:
         context.say("use_cache was off, as training leaves it: the exported model caches while it generates")
 
@@ -65,7 +65,7 @@ def export(options: ExportOptions, context: StageContext) -> Artifact:
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise StageError(f"the model to export has no {file.name} ({file.parent})")
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))  # checked before, by check_checkpoint
     return content
 
 
@@ -73,13 +73,17 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _configuration(before: HfConfig, options: ExportOptions) -> HfConfig:
+def _configuration(file: Path, before: HfConfig, options: ExportOptions) -> HfConfig:
     config: HfConfig = json.loads(json.dumps(before))
     for name, use in options.components.items():
         if use.component.to_hf is None:
             raise StageError(f"model component '{name}' ({use.name}) has no counterpart in transformers")
-        use.component.to_hf(config, use.options)
+        with untrusted(f"model component '{name}' ({use.name}) cannot be added to {file}"):
+            use.component.to_hf(config, use.options)
     config["use_cache"] = True
+    length = config.get("max_position_embeddings")
+    if not isinstance(length, int) or not 0 < length < _LONGEST:
+        raise StageError(f"{file}: max_position_embeddings is {length!r}, which is no number of tokens")
     return config
 
 
@@ -89,7 +93,8 @@ def _tokenizer_configuration(target: Path, config: HfConfig, options: ExportOpti
     content["model_max_length"] = config["max_position_embeddings"]
     if options.chat_template is not None:
         content.pop("chat_template", None)  # the older place, which would win
-        template = options.chat_template.read_text(encoding="utf-8")
+        with untrusted(f"'chat_template': {options.chat_template} cannot be read"):
+            template = options.chat_template.read_text(encoding="utf-8")
         (target / "chat_template.jinja").write_text(template, encoding="utf-8")
     _write(target / "tokenizer_config.json", content)
     return content
@@ -128,7 +133,7 @@ def _generation_settings(
 
 
 def _special_ids(target: Path, tokenizer: dict[str, Any]) -> dict[str, int | None]:
-    loaded = AutoTokenizer.from_pretrained(target, local_files_only=True)
+    loaded = load_tokenizer(target)
     if loaded.eos_token_id is None:
         raise StageError(
             f"the tokenizer names no eos_token (it says {tokenizer.get('eos_token')!r}): nothing could end"
@@ -141,27 +146,24 @@ def _weights(source: Path, target: Path, dtype: str, config: HfConfig) -> str:
     present = str(config.pop("torch_dtype", None) or config.get("dtype") or "float32")
     wanted = present if dtype == "keep" else dtype
     config["dtype"] = wanted
-    index = source / INDEX
-    names = sorted(set(_read(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     total = 0
-    for name in names:
-        if not (source / name).is_file():
-            raise StageError(f"the model to export lacks {name} ({source})")
+    for file in weight_files(source):
         if wanted == present:
-            _link(source / name, target / name)
+            _link(file, target / file.name)
             continue
-        tensors = load_file(source / name)
+        with untrusted(f"{file} cannot be read"):
+            tensors = load_file(file)
         cast = {
             key: tensor.to(getattr(torch, wanted)) if tensor.is_floating_point() else tensor
             for key, tensor in tensors.items()
         }
         total += sum(tensor.nbytes for tensor in cast.values())
-        save_file(cast, target / name, metadata={"format": "pt"})
-    if index.is_file():
-        content = _read(index)
+        save_file(cast, target / file.name, metadata={"format": "pt"})
+    if (source / INDEX_FILE).is_file():
+        content = _read(source / INDEX_FILE)
         if wanted != present:
-            content["metadata"]["total_size"] = total
-        _write(target / INDEX, content)
+            content["metadata"] = {"total_size": total}
+        _write(target / INDEX_FILE, content)
     return wanted
 
 

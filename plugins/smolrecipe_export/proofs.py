@@ -13,14 +13,17 @@ from typing import Any
 
 import torch  # noqa: TID253
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: TID253
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: TID253
 
 from smolrecipe import Proof, StageContext
+from smolrecipe.checkpoint import CONFIG_FILE, check_checkpoint, weight_files
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_export import ExportOptions
 from smolrecipe_export.chat_proofs import chat_proofs
+from smolrecipe_export.reload import load_model, load_tokenizer, unlike_its_config
 from smolrecipe_export.rotary_formula import attention_factor, frequencies
+
+_WHOLE = "plain transformers loads it as a whole"
 
 FREQUENCY_BOUND = 1e-6
 """Relative: transformers computes powers of the base in float32."""
@@ -32,27 +35,23 @@ _EXPORT_S_OWN = {"use_cache", "dtype", "torch_dtype", "eos_token_id", "pad_token
 def proofs(options: ExportOptions, context: StageContext) -> Iterator[Proof]:
     """Proofs about an exported model."""
     source, folder = context.input(options.from_), context.folder / MODEL_FOLDER
-    config = _json(folder / "config.json")
+    for each in (source, folder):
+        check_checkpoint(each)
+    config = _json(folder / CONFIG_FILE)
     yield _same_weights(source, folder, options.dtype)
-    yield _configuration(options, _json(source / "config.json"), config)
+    yield _configuration(options, _json(source / CONFIG_FILE), config)
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # counted here, with the other misfits
-    )
-    model, loading = loaded
+    if unlike := unlike_its_config(folder):
+        yield Proof(claim=_WHOLE, holds=False, note=f"it {unlike}")
+        return
+    model, loading = load_model(folder)
     misfits = [f"{what} {key}" for what, keys in loading.items() if what != "conversion_errors" for key in keys]
     tensors = len(model.state_dict())
-    yield Proof.same(
-        "plain transformers loads it as a whole", len(misfits), tensors, of="tensors", note="; ".join(misfits[:3])
-    )
+    yield Proof.same(_WHOLE, len(misfits), tensors, of="tensors", note="; ".join(misfits[:3]))
     yield from _rope(model, config)
     yield from _layers(model, config)
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
     lengths = {
         "config.json": config["max_position_embeddings"],
         "the loaded model": model.config.max_position_embeddings,
@@ -91,11 +90,9 @@ def _same_weights(source: Path, folder: Path, dtype: str) -> Proof:
 
 def _weights(folder: Path) -> dict[str, Any]:
     """The open file of each tensor."""
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     found: dict[str, Any] = {}
-    for name in names:
-        opened = safe_open(folder / name, framework="pt")
+    for file in weight_files(folder):
+        opened = safe_open(file, framework="pt")
         found |= dict.fromkeys(opened.keys(), opened)
     return found
 

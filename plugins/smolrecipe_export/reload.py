@@ -7,15 +7,70 @@ from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed  # noqa: TID253
+from transformers import (  # noqa: TID253
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
-from smolrecipe import HfConfig, StageError
+from smolrecipe import HfConfig, StageError, untrusted
+from smolrecipe.checkpoint import LONGEST_SECONDS, TEMPLATE_GIB, misfits, stored_tensors
 from smolrecipe_export.rotary_formula import attention_factor
 
 SAMPLE_TOKENS = 8
 ORIGINAL = "original_max_position_embeddings"
 STRETCHES = ("yarn", "llama3", "longrope")
 """Kinds of RoPE that are computed from the length that the model was trained on."""
+
+
+def unlike_its_config(folder: Path) -> str:
+    """What keeps a folder's weights from being those of its configuration, found out without taking memory for them.
+
+    Raises:
+        StageError: when transformers makes no model of the configuration.
+    """
+    found, _ = misfits(folder, stored_tensors(folder), _build)
+    return "; it ".join(found)
+
+
+def _build(folder: Path) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder.
+
+    Raises:
+        StageError: when it does not load.
+    """
+    what = f"the tokenizer in {folder} (tokenizer.json, tokenizer_config.json) does not load"
+    with untrusted(what, seconds=LONGEST_SECONDS):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        return tokenizer
+
+
+def load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder, whose weights fit, and what transformers noticed while loading it.
+
+    Raises:
+        StageError: when it does not load.
+    """
+    with untrusted(f"transformers does not load the model in {folder}"):
+        loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told by the caller, with the other misfits
+        )
+        return loaded
 
 
 def reload(folder: Path, config: HfConfig) -> dict[str, Any]:
@@ -25,19 +80,14 @@ def reload(folder: Path, config: HfConfig) -> dict[str, Any]:
         StageError: for weights missing or left over, another RoPE in force than ``config`` says, logits that are not
             finite, or a chat template that does not render.
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told below, with the other misfits
-    )
-    model, loading = loaded
+    if unlike := unlike_its_config(folder):
+        raise StageError(f"the weights are not those of the exported configuration ({folder}): it {unlike}")
+    model, loading = load_model(folder)
     wrong = {what: keys for what, keys in loading.items() if keys and what != "conversion_errors"}
     if wrong:
         raise StageError(f"the weights are not those of the exported configuration: {wrong}")
     scaling = _check_rope(model, config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
     if tokenizer.model_max_length != model.config.max_position_embeddings:
         raise StageError(
             f"the exported tokenizer takes {tokenizer.model_max_length} tokens, the model "
@@ -48,12 +98,18 @@ def reload(folder: Path, config: HfConfig) -> dict[str, Any]:
         raise StageError(
             f"the tokenizer makes token {int(prompt.max())}, but the model has only {model.config.vocab_size}"
         )
-    with torch.inference_mode():
+    with torch.inference_mode(), untrusted(f"the model in {folder} does not generate"):
         logits = model(prompt).logits
         if not torch.isfinite(logits).all():
             raise StageError("the exported model's logits are not finite")
         set_seed(0)
-        generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=SAMPLE_TOKENS)
+        generated = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=SAMPLE_TOKENS,
+            num_beams=1,  # of which a configuration may ask for more than fit into memory
+            num_return_sequences=1,
+        )
     return {
         "rope_type": model.config.rope_parameters["rope_type"] if scaling is not None else "none",
         "attention_scaling": scaling,
@@ -101,12 +157,10 @@ def _check_rope(model: Any, config: HfConfig) -> float | None:
 def _prompt(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """Token ids of a short prompt, shape (1, tokens), through the chat template where there is one."""
     if tokenizer.chat_template:
-        try:
+        with untrusted("the chat template does not render a conversation", seconds=LONGEST_SECONDS, gib=TEMPLATE_GIB):
             text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": "Hello"}], tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:
-            raise StageError(f"the chat template does not render a conversation: {error}") from error
         ids = tokenizer.encode(str(text), add_special_tokens=False)
     else:
         ids = tokenizer.encode("Hello")

@@ -14,17 +14,14 @@ import torch  # noqa: TID253
 from lm_eval import simple_evaluate  # noqa: TID253
 from lm_eval.models.huggingface import HFLM  # noqa: TID253
 from lm_eval.tasks import TaskManager  # noqa: TID253
-from transformers import (  # noqa: TID253
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase  # noqa: TID253
 
 from smolrecipe import Artifact, Measure, StageContext, StageError, near_miss
 from smolrecipe_lm_eval import EvaluateOptions, problems
+from smolrecipe_lm_eval.models import load
 from smolrecipe_lm_eval.scores import Score, results_by_task, scores_of
+
+_ANY_CONVERSATION = [{"messages": [{"role": "user", "content": "Hello"}]}]
 
 Rows = Mapping[str, list[Mapping[str, Any]]]
 
@@ -78,8 +75,8 @@ def _task_manager(options: EvaluateOptions) -> TaskManager:
 def _evaluate_model(
     name: str, folder: Path, rows: Rows, manager: TaskManager, options: EvaluateOptions, context: StageContext
 ) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = _load(folder, options)
+    model, tokenizer = load(folder, "auto" if options.precision == "model" else getattr(torch, options.precision))
+    model.to(options.device)
     results: dict[str, Any] = {}
     try:
         if rows:
@@ -87,6 +84,8 @@ def _evaluate_model(
             _write_samples(context.folder / "samples" / f"{name}.jsonl", output["samples"])
             results |= results_by_task(output)
         if options.tasks:
+            if options.apply_chat_template:
+                problems.prompts(_ANY_CONVERSATION, tokenizer, name)  # lm-eval renders without a bound
             lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
             results |= results_by_task(
                 _simple_evaluate(
@@ -109,16 +108,6 @@ def _evaluate_model(
     for task, score in scores_of(results).items():
         context.say(f"{name}: {task} {score}")
     return results
-
-
-def _load(folder: Path, options: EvaluateOptions) -> PreTrainedModel:
-    """The model on its device, in evaluation mode, without the sampling settings that it is shipped with."""
-    dtype = "auto" if options.precision == "model" else getattr(torch, options.precision)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    shipped = model.generation_config
-    model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id)
-    loaded: PreTrainedModel = model.to(options.device).eval()
-    return loaded
 
 
 def _run_problems(

@@ -10,7 +10,8 @@ from datasets import Dataset  # noqa: TID253
 from lm_eval.api.task import ConfigurableTask  # noqa: TID253
 from transformers import PreTrainedTokenizerBase  # noqa: TID253
 
-from smolrecipe import Source, StageError, Use
+from smolrecipe import Source, StageError, Use, untrusted
+from smolrecipe.checkpoint import LONGEST_SECONDS, TEMPLATE_GIB
 
 METRIC = "exact_match"
 
@@ -40,21 +41,23 @@ def prompts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBas
     ``enable_thinking=None`` as /no_think.
 
     Raises:
-        StageError: when the model has no chat template.
+        StageError: when the model has no chat template, or it does not render a row.
     """
     if not tokenizer.chat_template:
         raise StageError(f"the model of '{model}' has no chat template, which problems are prompted through")
     rendered = []
-    for row in rows:
+    for number, row in enumerate(rows):
         given = row.get("chat_template_kwargs") or {}
         keywords = {key: value for key, value in given.items() if value is not None}
-        rendered.append(
-            str(
-                tokenizer.apply_chat_template(
-                    list(row["messages"]), tokenize=False, add_generation_prompt=True, **keywords
+        what = f"the chat template of '{model}' does not render row {number}"
+        with untrusted(what, seconds=LONGEST_SECONDS, gib=TEMPLATE_GIB):
+            rendered.append(
+                str(
+                    tokenizer.apply_chat_template(
+                        list(row["messages"]), tokenize=False, add_generation_prompt=True, **keywords
+                    )
                 )
             )
-        )
     return rendered
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: TID253
 
 from smolrecipe import Proof, StageContext
 from smolrecipe_lm_eval import EvaluateOptions
+from smolrecipe_lm_eval.models import load
 
 GENERATED_AGAIN = 8
 """Problems of each model whose answers are generated again, spread over all of them."""
@@ -53,9 +53,7 @@ def _scores_follow(name: str, answers: list[dict[str, Any]], scores: Mapping[str
 @torch.inference_mode()
 def _answers_again(name: str, answers: list[dict[str, Any]], folder: Path, options: EvaluateOptions) -> Proof:
     """Continue some prompts greedily, one at a time, without padding, and compare with the published answers."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    dtype = "auto" if options.precision == "model" else getattr(torch, options.precision)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    model, tokenizer = load(folder, "auto" if options.precision == "model" else getattr(torch, options.precision))
     chosen = [answers[index * len(answers) // GENERATED_AGAIN] for index in range(min(GENERATED_AGAIN, len(answers)))]
     differing = []
     for answer in chosen:

@@ -6,19 +6,16 @@ that the same weights mean something else (another RoPE theta, other layers with
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch  # noqa: TID253
 from attrs import frozen
-from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer  # noqa: TID253
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: TID253
 
-from smolrecipe import StageError
-
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".index.json")
-"""What a checkpoint's weight files and their index end with."""
+from smolrecipe import StageError, untrusted
+from smolrecipe.checkpoint import CONFIG_FILE, LONGEST_SECONDS, check_checkpoint, misfits
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """safetensors' names of the dtypes that models come in -> torch's."""
@@ -49,29 +46,23 @@ def read(name: str, folder: Path) -> Checkpoint:
     """The checkpoint in ``folder``, which stage ``name`` published.
 
     Raises:
-        StageError: when the folder holds no safetensors, or an index that names files which are not there.
+        StageError: when the folder holds no safetensors, or something that mergekit is not to be given.
     """
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for file in weight_files(name, folder):
-        with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - not a mapping
-                part = opened.get_slice(key)
-                tensors[key] = (DTYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))
-    config = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    held = check_checkpoint(folder)
+    if found := misfits(folder, held, _build)[0]:
+        raise StageError(
+            f"the weights of '{name}' are not those of its configuration ({folder}): it {'; it '.join(found)}"
+        )
+    tensors = {key: (DTYPES.get(tensor.dtype, tensor.dtype), tensor.shape) for key, tensor in held.items()}
+    with untrusted(f"transformers cannot read {folder / CONFIG_FILE}", seconds=LONGEST_SECONDS):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
     return Checkpoint(name=name, folder=folder, config=config, tensors=tensors)
 
 
-def weight_files(name: str, folder: Path) -> list[Path]:
-    """The safetensors files that the checkpoint in ``folder`` consists of; others lying there are not its own."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    missing = [file for file in names if not (folder / file).is_file()]
-    if missing:
-        raise StageError(f"the model of '{name}' lacks {', '.join(missing)} ({folder})")
-    return [folder / file for file in names]
+def _build(folder: Path) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def compare(checkpoints: Sequence[Checkpoint], reference: Checkpoint) -> None:
@@ -149,9 +140,9 @@ def _compare_vocabularies(reference: Checkpoint, other: Checkpoint) -> None:
 
 
 def _vocabulary(checkpoint: Checkpoint) -> dict[str, int]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise StageError(f"the model of '{checkpoint.name}' has no tokenizer that loads: {error}") from error
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    folder = checkpoint.folder
+    what = f"the model of '{checkpoint.name}' has no tokenizer that loads ({folder}, tokenizer.json and its config)"
+    with untrusted(what, seconds=LONGEST_SECONDS):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary

@@ -19,9 +19,10 @@ from mergekit.options import MergeOptions as EngineOptions  # noqa: TID253
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM  # noqa: TID253
 
-from smolrecipe import Artifact, StageContext, StageError, near_miss
+from smolrecipe import Artifact, StageContext, StageError, near_miss, untrusted
+from smolrecipe.checkpoint import companion_files, weight_files
 from smolrecipe.stage import MODEL_FOLDER
-from smolrecipe_mergekit.members import WEIGHT_SUFFIXES, Checkpoint, common_dtype, compare, read, weight_files
+from smolrecipe_mergekit.members import Checkpoint, common_dtype, compare, read
 from smolrecipe_mergekit.methods import Method, normalizes, problems, uses_base, weights_of
 from smolrecipe_mergekit.options import MergeOptions, Setting
 
@@ -48,14 +49,19 @@ def merge(options: MergeOptions, context: StageContext) -> Artifact:
     if target.exists():  # shards of an interrupted merge would be taken for this one's
         shutil.rmtree(target)
     context.say(f"merging {', '.join(members)} by '{method.name}' into {dtype}")
-    try:
+    with untrusted(f"mergekit refused the merge of {', '.join(members)}"):
         run_merge(
             _configuration(method, options, members, dtype),
             str(target),
-            EngineOptions(random_seed=options.seed, write_model_card=False, copy_tokenizer=False, quiet=True),
+            EngineOptions(
+                random_seed=options.seed,
+                write_model_card=False,  # it would ask the Hub
+                copy_tokenizer=False,
+                trust_remote_code=False,
+                lazy_unpickle=False,  # members are safetensors alone
+                quiet=True,
+            ),
         )
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise StageError(f"mergekit refused the merge: {error}") from error
     _copy_all_but_weights(base, target, dtype)
     parameters = _verify(target, base, dtype)
     return Artifact(
@@ -163,9 +169,8 @@ def _setting(value: Setting) -> Any:
 
 def _copy_all_but_weights(base: Checkpoint, target: Path, dtype: str) -> None:
     """Give the merged weights the base's configuration, tokenizer, chat template and generation settings."""
-    for file in sorted(base.folder.iterdir()):
-        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
-            shutil.copyfile(file, target / file.name)
+    for file in companion_files(base.folder):
+        shutil.copyfile(file, target / file.name)
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)  # the older name of the same key
     config["dtype"] = dtype
@@ -176,7 +181,7 @@ def _verify(target: Path, base: Checkpoint, dtype: str) -> int:
     """Check the merged weights tensor by tensor and load them; return the number of parameters."""
     seen: set[str] = set()
     parameters = 0
-    for file in weight_files("merge", target):
+    for file in weight_files(target):
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - not a mapping
                 tensor = opened.get_tensor(key)
@@ -190,7 +195,10 @@ def _verify(target: Path, base: Checkpoint, dtype: str) -> int:
                 parameters += tensor.numel()
     if seen != set(base.tensors):
         raise StageError(f"mergekit wrote no {', '.join(sorted(set(base.tensors) - seen)[:3])}")
-    loaded: Any = AutoModelForCausalLM.from_pretrained(target, local_files_only=True, output_loading_info=True)
+    with untrusted(f"transformers does not load the merged model in {target}"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            target, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
     model, loading = loaded
     wrong = {what: keys for what, keys in loading.items() if keys and what != "conversion_errors"}
     if wrong:

@@ -16,8 +16,8 @@ from attrs import frozen
 from safetensors import safe_open
 
 from smolrecipe import Proof, StageContext
+from smolrecipe.checkpoint import check_checkpoint, companion_files, weight_files
 from smolrecipe.stage import MODEL_FOLDER
-from smolrecipe_mergekit.members import WEIGHT_SUFFIXES, weight_files
 from smolrecipe_mergekit.options import MergeOptions
 
 FLOAT32 = torch.finfo(torch.float32).eps
@@ -35,7 +35,8 @@ class Weights:
         """Open the files of the checkpoint that stage ``name`` published in ``folder``."""
         self.name = name
         self._files: dict[str, Any] = {}
-        for file in weight_files(name, folder):
+        check_checkpoint(folder)
+        for file in weight_files(folder):
             opened = safe_open(file, framework="pt")
             self._files |= dict.fromkeys(opened.keys(), opened)
 
@@ -132,12 +133,7 @@ def _base_files(base: Path, merged: Path, name: str) -> Proof:
 
     Of the configuration only the dtype is the merge's own.
     """
-    files = {
-        path.name
-        for folder in (base, merged)
-        for path in folder.iterdir()
-        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES)
-    }
+    files = {path.name for folder in (base, merged) for path in companion_files(folder)}
     differing = []
     for file in sorted(files):
         if not (base / file).is_file() or not (merged / file).is_file():

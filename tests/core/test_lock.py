@@ -10,6 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import frozen
+
+from smolrecipe.comparing.drift import drift
+from smolrecipe.comparing.sides import side_of_plan
+from smolrecipe.errors import RecipeError
+from smolrecipe.planning.make import make_plan
+from smolrecipe.planning.plan import Plan
+from smolrecipe.provenance.document import document
+from smolrecipe.provenance.lock_file import read_lock, structure_lock
+from smolrecipe.recipe.compose import compose
+from smolrecipe.recipe.structure import structure
+from smolrecipe_registry.discovery import Registry, load_registry
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Write = Callable[..., Path]
@@ -56,6 +68,23 @@ def refused(recipe: Path, smolrecipe: Run, tmp_path: Path) -> Callable[..., list
         return [line for line in said.splitlines() if not line.endswith(" problems")]
 
     return refused
+
+
+@frozen
+class Planned:
+    """The toy recipe in this process: its plan, and the content of its lock file."""
+
+    registry: Registry
+    plan: Plan
+    content: dict[str, Any]
+
+
+@pytest.fixture
+def planned(toy_plugin: None, write_recipe: Write, tmp_path: Path) -> Planned:
+    (tmp_path / "words.txt").write_text("a")
+    file, registry = write_recipe(RECIPE), load_registry(("toy",))
+    plan = make_plan(structure(compose(file), file, registry.catalog), registry.catalog, registry.manager.hook)
+    return Planned(registry, plan, document(plan, registry.catalog))
 
 
 def rewrite(lock: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -213,25 +242,43 @@ def test_a_plugin_that_acts_on_every_stage_is_part_of_it(
     ],
 )
 def test_a_hostile_lock_file_is_refused_in_a_sentence(
-    locked: Path, refused: Callable[..., list[str]], content: Any, reason: str
+    planned: Planned, tmp_path: Path, content: Any, reason: str
 ) -> None:
+    lock = tmp_path / "hostile.lock.json"
     if isinstance(content, dict):
-        rewrite(locked, lambda lock: lock.update(content))
+        lock.write_text(json.dumps({**planned.content, **content}))
     else:
-        locked.write_bytes(content.encode() if isinstance(content, str) else content)
-    lines = refused()
-    assert all(str(locked) in line for line in lines) and any(reason in line for line in lines), lines
+        lock.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(RecipeError) as caught:
+        read_lock(lock, planned.registry.catalog)
+    lines = [str(problem) for problem in caught.value.problems]
+    assert all(str(lock) in line for line in lines) and any(reason in line for line in lines), lines
+
+
+def test_a_hostile_lock_file_ends_the_command_without_a_traceback(
+    locked: Path, refused: Callable[..., list[str]]
+) -> None:
+    rewrite(locked, lambda lock: lock.update(packages=[], surprise=1))
+    assert refused() == [
+        f"error: {locked}: 'packages' must be a mapping, not a list",
+        f"error: {locked}: unknown key 'surprise' in the lock file; known: lock, recipe, stages, around, smolrecipe, "
+        "plugins, packages, python, git, hardware",
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"use": 3}, {"use": "not-there"}, {"use": "count", "to": {"deep": [1]}}])
-def test_locked_options_may_be_anything(
-    locked: Path, refused: Callable[..., list[str]], options: dict[str, Any]
-) -> None:
-    def change(lock: dict[str, Any]) -> None:
-        lock["stages"]["two"].update(options=options, digest="0" * 64)
-
-    rewrite(locked, change)
-    assert refused()
+def test_locked_options_may_be_anything(planned: Planned, options: dict[str, Any]) -> None:
+    catalog = planned.registry.catalog
+    content = json.loads(json.dumps(planned.content))
+    content["stages"]["two"].update(options=options, digest="0" * 64)
+    now = structure_lock(planned.content, catalog, "now")
+    side = side_of_plan(planned.plan, "toy", catalog)
+    assert not drift(now, now, side, catalog).problems
+    try:
+        found = drift(structure_lock(content, catalog, "lock"), now, side, catalog).problems
+    except RecipeError as error:
+        found = error.problems
+    assert found
 
 
 def test_without_a_lock_file_and_in_the_wrong_place(

@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_not_published_is_refused(problems: Callable[..., l
 
 def test_components_check_their_options(problems: Callable[..., list[str]]) -> None:
     assert problems("stages:\n  one: {use: count, to: 1, data: {w: {use: words, words: []}}}\n") == [
-        "4:35: source 'words': 'words' is empty: name at least one"
+        "4:51: source 'words': 'words' is empty: name at least one"
     ]
 
 

@@ -38,7 +38,9 @@ def problems(text: str) -> list[str]:
         ("on", "on"),
         ("NO", "NO"),
         ("1e", "1e"),
-        ("012", 12.0),
+        ("012", "012"),
+        ("-0.0", 0.0),
+        (".inf", ".inf"),
         ("1.2.3", "1.2.3"),
         ("2025-07-08", "2025-07-08"),
         ("'1e-6'", "1e-6"),
@@ -64,7 +66,7 @@ def test_duplicate_keys_name_both_places() -> None:
 def test_anchors_merge_keys_and_tags_are_refused() -> None:
     (alias,) = problems("a: &x {b: 1}\nc: *x\n")
     assert alias.startswith("r.yaml:1:4: anchors and aliases")
-    assert "merge keys" in problems("a: &x {b: 1}\nc: {<<: *x}\n")[0]
+    assert "merge keys" in problems("a: &x {b: 1}\nc: {<<: *x}\n")[1]
     assert "python/object" in problems("a: !!python/object:os.system x")[0]
     assert "'!env'" in problems("a: !env HOME")[0]
 
@@ -87,11 +89,11 @@ def test_syntax_errors_have_a_place() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no such file"):
+    with pytest.raises(RecipeError, match="No such file"):
         read_file(tmp_path / "none.yaml")
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="is no regular file"):
         read_file(tmp_path)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="looks like UTF-16"):
         read_file(binary)

@@ -186,6 +186,14 @@ class TestTheLogWriter:
             assert written.count(b"***HF_TOKEN***") == 6 and written.count(b"https://***@host") == 2
             assert written.count(b"x") >= 140_000 and written.count(b"progress 2\r") == 2
 
+    def test_a_line_too_long_to_be_held_is_not_cut_within_a_secret(self) -> None:
+        for secret in (SECRETS["HF_TOKEN"].encode(), b"https://user:password@host"):
+            for after in range(program._Stream()._longest - len(secret) - 2, program._Stream()._longest + 2):
+                stream = program._Stream()
+                written = stream.feed(b"x" * 70_000 + secret + b"y" * after) + stream.feed(b"\n")
+                assert secret not in written and b"password" not in written, after
+                assert len(written) > 70_000 + after
+
     def test_it_reads_on_when_it_cannot_write(self, tmp_path: Path) -> None:
         """A stage whose log is full would wait for ever else."""
         process = subprocess.Popen(

@@ -90,6 +90,7 @@ LAYOUTS: Mapping[str, Sequence[str]] = {
 RESUMED: Mapping[str, tuple[str, Sequence[str]]] = {
     "FSDP2 -> TP": ("cut FSDP2", TENSOR),
     "FSDP2 -> one process": ("cut FSDP2", []),
+    "one process -> FSDP2": ("cut", FSDP),
     "one process -> CP": ("cut", CONTEXT),
     "one process -> FSDP2 of four": ("cut", LAYOUTS["FSDP2 of four"]),
     "PP x FSDP2 -> one process": ("cut PP x FSDP2", UNTIED),

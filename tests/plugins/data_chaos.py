@@ -9,6 +9,9 @@
 a rename, a deletion, a folder made or removed. ``kill_bytes`` has the kernel kill it in the middle of a write, when a
 file grows beyond that many bytes; with ``full_disk`` the write fails instead. ``kill_seconds`` kills it so long after
 it began. ``BASE`` holds what the stages read, which ``Chaos`` writes there.
+
+``python data_chaos.py BASE tokenize FOLDER`` tokenises in two processes instead. Where the environment variable
+``DATA_CHAOS_WORKER`` is a number, they are killed before that event of theirs.
 """
 
 from __future__ import annotations
@@ -54,10 +57,10 @@ class Events:
 
 def _path(arguments: tuple[Any, ...]) -> str:
     """What an event is about; a name is that of a file in the folder whose open descriptor stands behind it."""
-    path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes, Path)) else ""
-    if not os.path.isabs(path) and isinstance(arguments[-1], int) and arguments[-1] >= 0:
-        return os.path.join(os.readlink(f"/proc/self/fd/{arguments[-1]}"), path)
-    return path
+    path = Path(os.fsdecode(arguments[0])) if isinstance(arguments[0], (str, bytes, Path)) else Path()
+    if not path.is_absolute() and isinstance(arguments[-1], int) and arguments[-1] >= 0:
+        path = Path(f"/proc/self/fd/{arguments[-1]}").readlink() / path
+    return str(path)
 
 
 def run(stage: str, base: Path, folder: Path, said: list[Any], *, workers: int = 1) -> Mapping[str, Any]:
@@ -171,12 +174,32 @@ def _answer(job: Mapping[str, Any], base: Path) -> dict[str, Any]:
     return json.loads(told) if code == 0 else {"code": code}
 
 
-if __name__ == "__main__":
-    # What a stage imports is imported once, and nothing of it is used here: its threads would not survive a fork.
+def _serve(base: Path) -> None:
+    # What a stage imports is imported once, and nothing of it is used that starts threads: they survive no fork.
+    import pandas  # noqa: F401  pyarrow's
+    from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer
+
     import smolrecipe_data.pretrained_tokenizer
     import smolrecipe_data.read_files
     import smolrecipe_data.tokenizing
     import smolrecipe_data.train_tokenizer  # noqa: F401
 
+    DocumentTokenizer(str(base), "none")  # looks through what is installed
     for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line), Path(sys.argv[1]))), flush=True)
+        print(json.dumps(_answer(json.loads(line), base)), flush=True)
+
+
+def _side_by_side(base: Path, stage: str, folder: Path) -> None:
+    try:
+        print(json.dumps(run(stage, base, folder, [], workers=2)))
+    except Exception as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        _serve(Path(sys.argv[1]))
+    else:
+        _side_by_side(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+elif __name__ == "__mp_main__" and "DATA_CHAOS_WORKER" in os.environ:
+    Events(Path(sys.argv[-1]), int(os.environ["DATA_CHAOS_WORKER"]))

@@ -186,7 +186,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a tensor left out": (
         lambda folder: edit_tensors(folder, lambda tensors: tensors.pop(LAYER)),
         WHOLE,
-        f"missing_keys {LAYER}",
+        f"it lacks {LAYER}",
     ),
     "another factor": (config(rope_parameters={**YARN, "factor": 4.0}), CONFIG, "rope_parameters"),
     "YaRN forgotten": (

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trl_toys
-from trl_chaos import Ended, Server
+from trl_chaos import Ended, Server, beside
 
 STEPS = 6
 TIMEOUT = 6
@@ -147,7 +147,7 @@ def test_one_that_hangs_does_not_leave_the_other_waiting(
     shared = {"kind": "sft", "folder": tmp_path / "stage", "world_size": 2, "port": port, "timeout_seconds": TIMEOUT}
     for rank, server in enumerate(pair.servers):
         server.start(**shared, **job, rank=rank, log=log.with_name(f"log.{rank}"), **own[rank])
-    stopped = log.with_name(f"log.{hung}").with_suffix(".pid")
+    stopped = beside(log.with_name(f"log.{hung}"), "pid")
     try:
         while not (stopped.exists() and is_stopped(int(stopped.read_text()))):
             time.sleep(0.05)

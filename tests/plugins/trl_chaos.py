@@ -35,6 +35,11 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 
 
+def beside(log: Path, what: str) -> Path:
+    """Another file of the process that writes this log."""
+    return log.with_name(f"{log.name}.{what}")
+
+
 class Server:
     """The process that forks one for each job."""
 
@@ -91,7 +96,7 @@ class Ended:
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
 
     def artifact(self) -> Any:
-        return json.loads(self.log.with_suffix(".artifact").read_text())
+        return json.loads(beside(self.log, "artifact").read_text())
 
 
 class Events:
@@ -160,7 +165,7 @@ def hanging(start: int, end: int) -> Iterator[Any]:
 def run_job(job: Mapping[str, Any], base: Path) -> str:
     """Run the stage of a job here, in a process of its own; returns how many events it saw."""
     folder, log = Path(job["folder"]), Path(job["log"])
-    log.with_suffix(".pid").write_text(str(os.getpid()))
+    beside(log, "pid").write_text(str(os.getpid()))
     process = {"rank": job.get("rank", 0), "local_rank": job.get("rank", 0), "world_size": job.get("world_size", 1)}
     if process["world_size"] > 1:
         os.environ.update({name.upper(): str(number) for name, number in process.items()})
@@ -168,11 +173,11 @@ def run_job(job: Mapping[str, Any], base: Path) -> str:
     log_rows(log, job.get("signal"))
     where = trl_toys.context(folder, base, **process)
     events = Events(folder, job.get("kill_at"))
-    write = MetricsWriter(log.with_suffix(".metrics"))
+    write = MetricsWriter(beside(log, "metrics"))
     options = options_of(job, process["world_size"])
     stage = trl_toys.run_sft if job["kind"] == "sft" else trl_toys.run_preference
     artifact = stage(options, attrs.evolve(where, report=write))
-    log.with_suffix(".artifact").write_text(json.dumps(attrs.asdict(artifact)))
+    beside(log, "artifact").write_text(json.dumps(attrs.asdict(artifact)))
     return str(events.count)
 
 

@@ -14,10 +14,12 @@ from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
 from smolrecipe.planning.variants import SweepPlan, plan_variants
 from smolrecipe.recipe.compose import compose
+from smolrecipe.recipe.paths import no_file
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
 from smolrecipe.recipe.structure import structure
 from smolrecipe.recipe.sweep import compose_variants
+from smolrecipe.recipe.wording import readable
 from smolrecipe.running.store import RunStore
 from smolrecipe_registry.discovery import Registry, load_registry
 
@@ -64,18 +66,20 @@ class Session:
             RecipeError: when nothing goes by that name.
         """
         path = Path(reference)
-        if path.is_file():
+        lacking = no_file(path)
+        if lacking is None:
             return path
         shipped = shipped_recipe(reference)
         if shipped is not None:
             return shipped
-        found: Path | None = self.registry.manager.hook.smolrecipe_find_recipe(reference=reference)
-        if found is not None:
-            return found
+        brought: Path | None = self.registry.manager.hook.smolrecipe_find_recipe(reference=reference)
+        if brought is not None:
+            return brought
         known = shipped_recipes()
         name = path.name.removesuffix(".yaml")
         hint = near_miss(name, known) or f"; recipes that ship with smolrecipe: {', '.join(known)}"
-        raise RecipeError([f"no recipe '{reference}': there is no such file{hint}"])
+        found = "there is no such file" if lacking.startswith("there is no file") else lacking
+        raise RecipeError([readable(f"no recipe '{reference}': {found}{hint}")])
 
 
 def split_names(names: str) -> tuple[str, ...]:

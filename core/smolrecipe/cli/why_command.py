@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,35 @@ def _lines(label: str, told: Why, *, whole: bool) -> Iterator[str]:
         yield f"  nothing of it is published in {told.folder.parent}"
         return
     yield f"  nearest in the run store: {told.nearest.artifact} of {told.nearest.started or 'an unknown time'}"
-    yield from (f"  {_told(difference)}" for difference in told.nearest.differences)
+    own = list(_differences(told.nearest, whole=whole))
+    yield from (f"  {line}" for line in own)
     if whole:
-        for ancestor in told.because:
-            yield from _ancestor_lines(ancestor)
+        yield from _ancestor_lines(told.because, set(own))
 
 
-def _ancestor_lines(ancestor: Explained) -> Iterator[str]:
-    if ancestor.artifact is None:
-        yield f"  {ancestor.stage}: the artifact that it was made from is not in the run store any more"
-        return
-    yield f"  {ancestor.stage}, compared with {ancestor.artifact.name}:"
-    yield from (f"    {_told(difference)}" for difference in ancestor.differences)
+def _differences(explained: Explained, *, whole: bool) -> Iterator[str]:
+    """A line for each difference; plugins in one where not all is asked for."""
+    plugins = [difference.what for difference in explained.differences if difference.kind == "plugin"]
+    short = not whole and len(plugins) > 1
+    if short:
+        yield f"plugins, version or source: {', '.join(plugins)}"
+    for difference in explained.differences:
+        if not (short and difference.kind == "plugin"):
+            yield _told(difference)
+
+
+def _ancestor_lines(ancestors: Sequence[Explained], told: set[str]) -> Iterator[str]:
+    """What differs in the stages that it is made from and has not been told of another, nearest stage first."""
+    for ancestor in ancestors:
+        if ancestor.artifact is None:
+            yield f"  {ancestor.stage}: the artifact that it was made from is not in the run store any more"
+            continue
+        links = {_told(difference) for difference in ancestor.differences if difference.kind == "parent"}
+        new = [line for line in _differences(ancestor, whole=True) if line not in told | links]
+        if new:
+            yield f"  {ancestor.stage}, compared with {ancestor.artifact.name}:"
+            yield from (f"    {line}" for line in new)
+        told |= set(new)
 
 
 def _reached(told: Why) -> str:

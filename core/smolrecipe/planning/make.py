@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.components import KINDS
-from smolrecipe.errors import Problem, RecipeError, near_miss
+from smolrecipe.errors import Problem, near_miss
 from smolrecipe.options import Model, walk
 from smolrecipe.planning.digest import UnreadableDataError, stage_digest
 from smolrecipe.planning.plan import Plan, PlannedStage, Reference, references
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import all_uses
+from smolrecipe.recipe.wording import MOST_PROBLEMS, refusal
+
+_FIRST_WORD = re.compile(r"'?([a-z_]+(?:\.[\w-]+)*)'?")
 
 
 def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
@@ -24,11 +28,11 @@ def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
     """
     refs = {name: references(name, use) for name, use in recipe.stages.items()}
     problems = [*_unknown_stages(recipe, refs), *_component_problems(recipe), *_order_problems(recipe)]
-    order = _order(recipe, refs)
+    order = _order(recipe, refs, problems)
     produces = {name: use.component.produces(use.options) for name, use in recipe.stages.items()}
     problems += _unproduced(recipe, refs, produces)
     if problems:
-        raise RecipeError(problems)
+        raise refusal(problems)
     stages: dict[str, PlannedStage] = {}
     for name in order:
         use = recipe.stages[name]
@@ -48,28 +52,35 @@ def make_plan(recipe: Recipe, catalog: Catalog, hook: Any) -> Plan:
             place=recipe.place(("stages", name)),
         )
     if problems:
-        raise RecipeError(problems)
+        raise refusal(problems)
     plan = Plan(recipe=recipe, stages=tuple(stages.values()))
     found = [problem for answer in hook.smolrecipe_check_plan(plan=plan) for problem in answer]
     if found:
-        raise RecipeError(found)
+        raise refusal(found)
     return plan
 
 
-def _unknown_stages(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> Iterator[Problem]:
+def _unknown_stages(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[Problem]:
+    problems: list[Problem] = []
     for name, own in refs.items():
         for reference in own:
             wanted = reference.ref.stage
-            if wanted not in recipe.stages:
-                others = [other for other in recipe.stages if other != name]
-                hint = near_miss(wanted, others) or f"; stages: {', '.join(others)}"
-                yield Problem(
-                    f"stage '{name}' refers to '{wanted}', which is no stage{hint}", recipe.place(reference.path)
-                )
+            if wanted in recipe.stages:
+                continue
+            others = [other for other in recipe.stages if other != name]
+            hint = near_miss(wanted, others) or f"; stages: {', '.join(others) or 'none but this'}"
+            what = f"stage '{name}' refers to '{wanted}', which is no stage{hint}"
+            problems.append(Problem(what, recipe.place(reference.path)))
+            if len(problems) > MOST_PROBLEMS:
+                return problems
+    return problems
 
 
-def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[str]:
-    """Stage names, parents first; stages that do not depend on each other in the recipe's order."""
+def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]], problems: list[Problem]) -> list[str]:
+    """Stage names, parents first; stages that do not depend on each other in the recipe's order.
+
+    None, and a problem more, where stages wait for each other.
+    """
     graph = {
         name: [reference.ref.stage for reference in own if reference.ref.stage in refs] for name, own in refs.items()
     }
@@ -78,9 +89,11 @@ def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[st
         sorter.prepare()
     except CycleError as error:
         cycle = error.args[1][::-1]
-        raise RecipeError(
-            [Problem(f"the stages wait for each other: {' -> '.join(cycle)}", recipe.place(("stages", cycle[0])))]
-        ) from None
+        what = (
+            f"the stages wait for each other: {' -> '.join(cycle)}" if len(cycle) > 2 else "the stage waits for itself"
+        )
+        problems.append(Problem(what, recipe.place(("stages", cycle[0]))))
+        return []
     rank = {name: index for index, name in enumerate(recipe.stages)}
     order: list[str] = []
     ready: list[str] = []
@@ -94,8 +107,19 @@ def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]]) -> list[st
 
 def _component_problems(recipe: Recipe) -> Iterator[Problem]:
     for path, use in all_uses(recipe):
-        for message in use.component.check(use.options):
-            yield Problem(f"{KINDS[type(use.component)]} '{use.name}': {message}", recipe.place(path))
+        who = f"{KINDS[type(use.component)]} '{use.name}'"
+        try:
+            for message in use.component.check(use.options):
+                yield Problem(f"{who}: {message}", recipe.place((*path, *_option_in(message))))
+        except OSError as error:  # something that an option names, and that may not even be looked at
+            reason = f"{error.filename or 'a file'} cannot be read ({error.strerror or error})"
+            yield Problem(f"{who}: {reason}", recipe.place(path))
+
+
+def _option_in(message: str) -> tuple[str, ...]:
+    """The option that a message begins with, if it begins with one: ``'data.web': ...``, ``steps (3) is ...``."""
+    word = _FIRST_WORD.match(message)
+    return tuple(word.group(1).split(".")) if word else ()
 
 
 def _order_problems(recipe: Recipe) -> Iterator[Problem]:

@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolrecipe.errors import Place, Problem, RecipeError, near_miss
-from smolrecipe.recipe.nodes import Node, merge
-from smolrecipe.recipe.read import read_file, read_value
+from attrs import define
+
+from smolrecipe.errors import Place, Problem, near_miss
+from smolrecipe.recipe.names import key_problem
+from smolrecipe.recipe.nodes import Node, merge, size
+from smolrecipe.recipe.paths import located, no_file
+from smolrecipe.recipe.read import DEEPEST, MOST_VALUES, read_file, read_value
 from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
+from smolrecipe.recipe.wording import cut, refusal, spelled_out
 
 EXTENDS = "extends"
+_MOST_FILES = 1000
+_LONGEST_CHAIN = 20
+"""Files of which each extends the next."""
+_LONGEST_ORIGIN = 100
 
 
 def compose(path: Path, settings: Sequence[str] = ()) -> Node:
@@ -24,54 +33,73 @@ def compose(path: Path, settings: Sequence[str] = ()) -> Node:
     Raises:
         RecipeError: for a file that cannot be read, a cycle of files, or a setting that cannot be parsed.
     """
-    node = _load(path, ())
+    node = _Composer().load(path, (), None, 0)
     for names, value in map(parse_setting, settings):
         node = lay_over(node, names, value, value.place)
     return node
 
 
-def _load(path: Path, chain: tuple[Path, ...]) -> Node:
-    resolved = path.resolve()
-    if resolved in chain:
-        cycle = " -> ".join(file.name for file in (*chain[chain.index(resolved) :], resolved))
-        raise RecipeError([f"{path}: 'extends:' goes round in a circle: {cycle}"])
-    return _resolve(read_file(path), (*chain, resolved))
+@define
+class _Composer:
+    """Loads files and what they extend, as far as it stays a recipe: files can multiply what they extend."""
 
+    files: int = 0
+    values: int = 0
 
-def _resolve(node: Node, chain: tuple[Path, ...]) -> Node:
-    """The node with every ``extends:`` in it resolved."""
-    if isinstance(node.value, list):
-        return Node([_resolve(child, chain) for child in node.value], node.place)
-    if not isinstance(node.value, dict):
-        return node
-    children = {key: _resolve(child, chain) for key, child in node.value.items() if key != EXTENDS}
-    own = Node(children, node.place, node.key_places)
-    extends = node.value.get(EXTENDS)
-    if extends is None:
-        return own
-    if extends.value is None:
-        return Node(children, node.place, node.key_places, replaces=True)
-    references = extends.value if isinstance(extends.value, list) else [extends]
-    base: Node | None = None
-    for reference in references:
-        loaded = _load(_file(reference), chain)
-        base = loaded if base is None else merge(base, loaded)
-    return own if base is None else merge(base, own)
+    def load(self, path: Path, chain: tuple[Path, ...], asked_at: Place | None, depth: int) -> Node:
+        resolved = path.resolve()
+        if resolved in chain:
+            cycle = " -> ".join(file.name for file in (*chain[chain.index(resolved) :], resolved))
+            raise refusal([Problem(f"'extends:' goes round in a circle: {cycle}", asked_at)])
+        if len(chain) > _LONGEST_CHAIN:
+            raise refusal([Problem(f"a chain of more than {_LONGEST_CHAIN} files that extend each other", asked_at)])
+        node = read_file(path, asked_at)
+        self.files += 1
+        self.values += size(node)
+        if self.files > _MOST_FILES or self.values > MOST_VALUES:
+            what = f"with this, 'extends:' brings in more than {_MOST_FILES:,} files or {MOST_VALUES:,} values"
+            raise refusal([Problem(f"{what}, which no recipe has", asked_at)])
+        return self.resolve(node, (*chain, resolved), depth)
+
+    def resolve(self, node: Node, chain: tuple[Path, ...], depth: int) -> Node:
+        """The node with every ``extends:`` in it resolved."""
+        if depth > DEEPEST:
+            raise refusal([Problem(f"nested more than {DEEPEST} deep, with what is extended", node.place)])
+        if isinstance(node.value, list):
+            return Node([self.resolve(child, chain, depth + 1) for child in node.value], node.place)
+        if not isinstance(node.value, dict):
+            return node
+        children = {key: self.resolve(child, chain, depth + 1) for key, child in node.value.items() if key != EXTENDS}
+        own = Node(children, node.place, node.key_places)
+        extends = node.value.get(EXTENDS)
+        if extends is None:
+            return own
+        if extends.value is None:
+            return Node(children, node.place, node.key_places, replaces=True)
+        references = extends.value if isinstance(extends.value, list) else [extends]
+        base: Node | None = None
+        for reference in references:
+            loaded = self.load(_file(reference), chain, reference.place, depth)
+            base = loaded if base is None else merge(base, loaded)
+        return own if base is None else merge(base, own)
 
 
 def _file(reference: Node) -> Path:
-    if not isinstance(reference.value, str):
-        raise RecipeError([Problem("'extends' names a file, or a list of files", reference.place)])
-    path = reference.place.folder / reference.value
-    if path.is_file():
+    name = reference.value
+    if not isinstance(name, str) or not name:
+        raise refusal([Problem("'extends' names a file, or a list of files", reference.place)])
+    try:
+        path = located(name, reference.place.folder)
+    except ValueError as error:
+        raise refusal([Problem(f"'extends' {error}", reference.place)]) from None
+    lacking = no_file(path)
+    if lacking is None:
         return path
-    shipped = shipped_recipe(reference.value)
+    shipped = shipped_recipe(name)
     if shipped is not None:
         return shipped
-    hint = near_miss(reference.value, shipped_recipes())
-    raise RecipeError(
-        [Problem(f"'extends' names '{reference.value}', but there is no file {path}{hint}", reference.place)]
-    )
+    hint = near_miss(name, shipped_recipes())
+    raise refusal([Problem(f"'extends' names '{name}', but {lacking}{hint}", reference.place)])
 
 
 def parse_setting(setting: str) -> tuple[tuple[str, ...], Node]:
@@ -81,16 +109,31 @@ def parse_setting(setting: str) -> tuple[tuple[str, ...], Node]:
         RecipeError: when it is none.
     """
     key, equals, text = setting.partition("=")
+    place = Place(f"--set {origin(key)}")
     names = split_key(key)
     if not equals or names is None:
-        raise RecipeError([f"--set {setting}: write it as key.subkey=value"])
-    return names, read_value(text, f"--set {key}")
+        raise refusal([Problem("write it as key.subkey=value", place)])
+    if wrong := path_problem(names):
+        raise refusal([Problem(wrong, place)])
+    return names, read_value(text, place.file)
+
+
+def origin(key: str) -> str:
+    """How a key given on the command line is shown as the place of what it sets."""
+    return spelled_out(cut(key, _LONGEST_ORIGIN)) or "''"
 
 
 def split_key(key: str) -> tuple[str, ...] | None:
     """The names in a path such as ``stages.apo.loss``, ``None`` where one is empty."""
     names = key.split(".")
     return tuple(names) if all(names) else None
+
+
+def path_problem(names: Sequence[str]) -> str | None:
+    """What is wrong with the path of a value."""
+    if len(names) > DEEPEST:
+        return f"a path of {len(names):,} keys: no recipe is nested more than {DEEPEST} deep"
+    return next(filter(None, map(key_problem, names)), None)
 
 
 def lay_over(node: Node, names: Sequence[str], value: Node, place: Place) -> Node:

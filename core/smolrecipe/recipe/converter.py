@@ -21,17 +21,33 @@ from smolrecipe.errors import near_miss
 from smolrecipe.options import Model, StageRef, Use, yaml_key
 from smolrecipe.recipe.nodes import PlacedText
 from smolrecipe.recipe.outside import is_folder, is_outside
+from smolrecipe.recipe.paths import located
+from smolrecipe.recipe.wording import cut
 
 OWNER = "smolrecipe_owner"
 """Attribute of a validation error that names the component whose options it is about."""
 
+
+_LONGEST_TEXT = 100
+"""Characters of a value that a message quotes."""
 
 _SEQUENCES: tuple[Any, ...] = (list, tuple, Sequence)
 _MAPPINGS: tuple[Any, ...] = (dict, Mapping)
 
 
 class WrongValueError(ValueError):
-    """A value that its option does not take. The message continues a sentence that starts with the option's name."""
+    """A value that its option does not take. The message continues a sentence that starts with the option's name.
+
+    ``wanted`` says what it takes, where no more than that is wrong.
+    """
+
+    def __init__(self, message: str, wanted: str = "") -> None:
+        super().__init__(message)
+        self.wanted = wanted
+
+
+def _not_wanted(wanted: str, value: Any, hint: str = "") -> WrongValueError:
+    return WrongValueError(f"must be {wanted}, not {describe(value)}{hint}", wanted)
 
 
 def describe(value: Any) -> str:
@@ -41,7 +57,7 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f"the text {str(value)!r}"
+        return f"the text {cut(str(value), _LONGEST_TEXT)!r}"
     if isinstance(value, (int, float)):
         return f"the number {value}"
     return "a mapping" if isinstance(value, Mapping) else "a list"
@@ -81,7 +97,7 @@ def _scalar(type_: type, accepts: Callable[[Any], bool], name: str) -> Callable[
     def structure(value: Any, _: Any) -> Any:
         if not accepts(value):
             quote = " (put it in quotes)" if type_ is str and isinstance(value, (int, float)) else ""
-            raise WrongValueError(f"must be {name}, not {describe(value)}{quote}")
+            raise _not_wanted(name, value, quote)
         return type_(value)
 
     return structure
@@ -89,14 +105,16 @@ def _scalar(type_: type, accepts: Callable[[Any], bool], name: str) -> Callable[
 
 def _path(value: Any, _: Any) -> Path:
     if not isinstance(value, str) or not value:
-        raise WrongValueError(f"must be a path, not {describe(value)}")
-    folder = value.place.folder if isinstance(value, PlacedText) else Path()
-    return (folder / Path(value).expanduser()).absolute()
+        raise _not_wanted("a path", value)
+    try:
+        return located(value, value.place.folder if isinstance(value, PlacedText) else Path()).absolute()
+    except ValueError as error:
+        raise WrongValueError(str(error)) from None
 
 
 def _stage_ref(value: Any, outside: Callable[[str], str] | None) -> StageRef:
     if not isinstance(value, str) or not value:
-        raise WrongValueError(f"must be the name of a stage, not {describe(value)}")
+        raise _not_wanted("the name of a stage", value)
     if outside is None or not is_outside(value):
         return StageRef.parse(value)
     return StageRef(outside(str(_path(value, Path)) if is_folder(value) else str(value)))
@@ -121,6 +139,9 @@ def _union(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
                 if len(members) == 1:
                     raise
                 refusals.append(error)
+        wanted = [refusal.wanted for refusal in refusals]
+        if all(wanted):
+            raise _not_wanted(f"{', '.join(wanted[:-1])} or {wanted[-1]}", value)
         raise WrongValueError(" and ".join(str(refusal) for refusal in refusals))
 
     return structure
@@ -138,7 +159,7 @@ def _literal(type_: Any) -> Callable[[Any, Any], Any]:
             if value == choice and type(choice) is (str if isinstance(value, str) else type(value)):
                 return choice
         hint = near_miss(value, [str(choice) for choice in choices]) if isinstance(value, str) else ""
-        raise WrongValueError(f"must be one of {', '.join(map(str, choices))}, not {describe(value)}{hint}")
+        raise _not_wanted(f"one of {', '.join(map(str, choices))}", value, hint)
 
     return structure
 
@@ -153,7 +174,7 @@ def _options(cls: type, converter: Converter) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, type_: Any) -> Any:
         if not isinstance(value, dict):
-            raise WrongValueError(f"must be a mapping, not {describe(value)}")
+            raise _not_wanted("a mapping", value)
         return generated(value, type_)
 
     return structure
@@ -165,7 +186,7 @@ def _sequence(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
-            raise WrongValueError(f"must be a list, not {describe(value)}")
+            raise _not_wanted("a list", value)
         item_types = (item_type, *more) if fixed else (item_type,) * len(value)
         if len(item_types) != len(value):
             raise WrongValueError(f"must be a list of {len(item_types)}, not of {len(value)}")
@@ -183,7 +204,7 @@ def _mapping(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, dict):
-            raise WrongValueError(f"must be a mapping, not {describe(value)}")
+            raise _not_wanted("a mapping", value)
         items = _structure_each([(key, item, item_type) for key, item in value.items()], type_, converter)
         return dict(zip(value, items, strict=True))
 
@@ -214,7 +235,7 @@ def _use(type_: Any, catalog: Catalog, converter: Converter) -> Callable[[Any, A
 
     def structure(value: Any, _: Any) -> Use[Component]:
         if not isinstance(value, dict):
-            raise WrongValueError(f"must be a mapping with 'use: <{KINDS[kind]}>', not {describe(value)}")
+            raise _not_wanted(f"a mapping with 'use: <{KINDS[kind]}>'", value)
         name = value.get("use")
         if not isinstance(name, str):
             raise WrongValueError(f"lacks 'use: <{KINDS[kind]}>'; known: {', '.join(catalog.names(kind)) or 'none'}")

@@ -50,6 +50,13 @@ def plain(node: Node) -> Any:
     return value
 
 
+def size(node: Node) -> int:
+    """How many values the node is and holds."""
+    if isinstance(node.value, dict):
+        return 1 + sum(map(size, node.value.values()))
+    return 1 + sum(map(size, node.value)) if isinstance(node.value, list) else 1
+
+
 def places(node: Node, path: Path_ = ()) -> Iterator[tuple[Path_, Place]]:
     """The place of every value in the node. A mapping's entry has the place of its key."""
     yield path, node.place

@@ -9,6 +9,7 @@ from smolrecipe.catalog import Catalog
 from smolrecipe.components import StageKind
 from smolrecipe.errors import RecipeError
 from smolrecipe.options import StageRef, Use, walk
+from smolrecipe.recipe.names import folder_name
 from smolrecipe.recipe.nodes import Path_
 
 _FOLDERS = (".", "/", "~")
@@ -28,20 +29,20 @@ class OutsideModels:
     """What a recipe refers to outside itself, and the stages that bring it in."""
 
     def __init__(self, stages: Collection[str], catalog: Catalog) -> None:
-        self._taken = set(stages)
+        self._taken = {name.casefold() for name in stages}
         self._catalog = catalog
         self._names: dict[str, str] = {}
+        self._numbers: dict[str, Iterator[int]] = {}
 
     def name(self, reference: str) -> str:
         """The name of the stage for a reference: its last part, numbered where a stage is called so already."""
         if reference not in self._names:
             model = reference if is_folder(reference) else reference.partition("@")[0]
-            last = model.rstrip("/").rpartition("/")[2].lstrip(".")
-            name = "".join(character if character.isalnum() or character in "-_." else "-" for character in last)
-            name = name or "model"
-            numbered = (f"{name}-{number}" for number in itertools.count(2))
-            self._names[reference] = next(free for free in itertools.chain([name], numbered) if free not in self._taken)
-            self._taken.add(self._names[reference])
+            name = folder_name(model.rstrip("/").rpartition("/")[2]) or "model"
+            numbers = self._numbers.setdefault(name, itertools.count(1))
+            names = (f"{name}-{number}" if number > 1 else name for number in numbers)
+            self._names[reference] = next(free for free in names if free.casefold() not in self._taken)
+            self._taken.add(self._names[reference].casefold())
         return self._names[reference]
 
     @property

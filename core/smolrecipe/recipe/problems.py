@@ -20,6 +20,7 @@ from smolrecipe.errors import Place, Problem, near_miss
 from smolrecipe.options import walk, yaml_key
 from smolrecipe.recipe.converter import OWNER
 from smolrecipe.recipe.nodes import Path_
+from smolrecipe.recipe.wording import MOST_PROBLEMS
 
 FindPlace = Callable[[Path_], Place]
 
@@ -44,7 +45,7 @@ def structuring_problems(error: Exception, path: Path_, owner: str, place: FindP
     if isinstance(error, ForbiddenExtraKeysError):
         cls: Any = error.cl
         known = [yaml_key(field.name) for field in attrs.fields(cls)]
-        for key in sorted(error.extra_fields):
+        for key in sorted(error.extra_fields)[: MOST_PROBLEMS + 1]:
             hint = near_miss(key, known) or f"; known: {', '.join(known) or 'none'}"
             yield Problem(f"unknown key '{key}' in {_where(path, owner)}{hint}", place((*path, key)))
     elif isinstance(error, KeyError):
@@ -65,7 +66,7 @@ def bound_problems(value: Any, path: Path_, place: FindPlace) -> Iterator[Proble
             limit = metadata.get(bound)
             if limit is not None and not holds(item, limit):
                 words = bound.replace("_", " ")
-                yield Problem(f"'{item_path[-1]}' must be {words} {limit:g}, not {item}", place(item_path))
+                yield Problem(f"{_named(item_path, '')} must be {words} {limit:g}, not {item}", place(item_path))
 
 
 def _step(error: Exception) -> Path_:
@@ -82,4 +83,8 @@ def _where(path: Path_, owner: str) -> str:
 
 
 def _named(path: Path_, owner: str) -> str:
-    return f"'{path[-1]}'" if path else owner
+    if not path:
+        return owner
+    if isinstance(path[-1], int):
+        return f"item {path[-1] + 1} of {_named(path[:-1], owner)}"
+    return f"'{path[-1]}'"

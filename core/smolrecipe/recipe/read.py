@@ -1,74 +1,82 @@
 """Reading YAML strictly: positions kept, duplicate keys refused, numbers as people write them, nothing constructed.
 
-Scalars follow the YAML 1.2 core schema: ``1e-6`` and ``5e-4`` are numbers, ``yes`` and ``on`` are text. Underscores in
-numbers (``4_720_000``) are allowed. Anchors, aliases, merge keys and tags are refused: ``extends:`` does that work.
+Scalars follow the YAML 1.2 core schema, without infinity: ``1e-6`` and ``5e-4`` are numbers, ``yes``, ``on`` and
+``012`` are text. Underscores in numbers (``4_720_000``) are allowed. Anchors, aliases, merge keys and tags are refused:
+``extends:`` does that work. So is what reads as something else than it looks: characters that are not seen, numbers
+that no machine holds, keys that could be taken for others.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 
-from smolrecipe.errors import Place, Problem, RecipeError
+from smolrecipe.errors import Place, Problem
+from smolrecipe.recipe.names import key_problem
 from smolrecipe.recipe.nodes import Node, Scalar
+from smolrecipe.recipe.syntax import syntax_problem
+from smolrecipe.recipe.wording import MOST_PROBLEMS, character_name, cut, refusal
+from smolrecipe.strict_json import read_bytes
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
-_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?$")
+_DIGITS = r"(0|[1-9][0-9]*)(_[0-9]+)*"
+_INT = re.compile(rf"[-+]?{_DIGITS}")
+_FLOAT = re.compile(rf"[-+]?({_DIGITS}(\.([0-9]+(_[0-9]+)*)?)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".inf", ".Inf", "+.inf"), float("inf")),
-    "-.inf": float("-inf"),
 }
-_STANDARD_TAGS = {f"tag:yaml.org,2002:{name}" for name in (
-    "str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value"
-)}  # fmt: skip
-_DEEPEST = 64
+_UNSEEN = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+"""Control characters, line ends that no editor shows as such, and those that turn the direction of what is shown."""
+
+DEEPEST = 64
+MOST_VALUES = 50_000
+"""In a recipe, with all that it extends: SmolLM3's has 1,300, and two thousand sources with their weights 20,000."""
 _LARGEST_BYTES = 16 * 2**20
+_LONGEST_TEXT = 2**16
+_SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1
+_MOST_DIGITS = 40
 
 
-def read_file(path: Path) -> Node:
-    """The content of a recipe file.
+def read_file(path: Path, asked_at: Place | None = None) -> Node:
+    """The content of a recipe file, which ``extends:`` at ``asked_at`` may have asked for.
 
     Raises:
         RecipeError: with every problem of the file that can be told at once.
     """
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise RecipeError([f"{path}: larger than {_LARGEST_BYTES >> 20} MiB, which no recipe is"])
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError([f"{path}: no such file"]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([f"{path}: cannot be read ({error})"]) from None
+        content = read_bytes(path, most_bytes=_LARGEST_BYTES)
+    except ValueError as error:
+        raise refusal([Problem(str(error), asked_at or Place(str(path), 1, 1))]) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = _place_in(content[: error.start].decode("utf-8", errors="replace"), str(path))
+        kind = " (it looks like UTF-16)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise refusal([Problem(f"no UTF-8 text begins with this byte{kind}: save the file as UTF-8", place)]) from None
     return read_text(text, str(path))
 
 
 def read_text(text: str, file: str) -> Node:
-    """The content of a recipe text, as if it stood in ``file``."""
-    start = Place(file, 1, 1)
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Place(file, mark.line + 1, mark.column + 1) if mark else start
-        raise RecipeError([Problem(f"not valid YAML: {error.problem or error.context}", place)]) from None
-    except yaml.YAMLError as error:
-        raise RecipeError([Problem(f"not valid YAML: {str(error).splitlines()[0]}", start)]) from None
-    except RecursionError:
-        raise RecipeError([Problem(f"nested more than {_DEEPEST} deep", start)]) from None
-    if root is None:
-        raise RecipeError([Problem("the file is empty", start)])
-    reader = _Reader(file)
-    node = reader.node(root, 0)
-    if reader.problems:
-        raise RecipeError(reader.problems)
-    return node
+    """The content of a recipe text, as if it stood in ``file``.
+
+    Raises:
+        RecipeError: with every problem of it that can be told at once.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    unseen = _UNSEEN.search(text)
+    if unseen is not None:
+        what = f"here is {character_name(unseen.group())}, which is not seen: take it out"
+        raise refusal([Problem(what, _place_in(text[: unseen.start()], file))])
+    return _Reader(file).read(text)
 
 
 def read_value(text: str, origin: str) -> Node:
@@ -87,64 +95,151 @@ def replace_places(node: Node, place: Place) -> Node:
     return Node(node.value, place)
 
 
+def _place_in(before: str, file: str) -> Place:
+    """The place of what comes after a text."""
+    return Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
 class _Reader:
+    """Makes nodes of YAML's events, of which no more is held than of the recipe itself, whatever it is."""
+
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Problem] = []
-        self.seen: set[int] = set()
+        self.values = 0
+        self.anchors: set[str] = set()
+        self.events: Iterator[Any] = iter(())
 
-    def node(self, node: yaml.Node, depth: int) -> Node:
-        place = self.place(node)
-        if id(node) in self.seen:
-            self.problem("anchors and aliases are not supported: put what is shared in a file and use 'extends:'", node)
-            return Node(None, place)
-        self.seen.add(id(node))
-        if depth > _DEEPEST:
-            self.problem(f"nested more than {_DEEPEST} deep", node)
-            return Node(None, place)
-        if node.tag not in _STANDARD_TAGS:
-            self.problem(f"tag '{node.tag}' is not supported: a recipe holds plain values only", node)
-            return Node(None, place)
-        if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return Node([self.node(child, depth + 1) for child in node.value], place)
-        assert isinstance(node, yaml.ScalarNode)
-        assert isinstance(node, yaml.ScalarNode)
-        return Node(self.scalar(node), place)
+    def read(self, text: str) -> Node:
+        self.events = yaml.parse(text, Loader=_Loader)
+        try:
+            node = self.document()
+        except yaml.MarkedYAMLError as error:
+            raise refusal([*self.problems, syntax_problem(error, text, self.file)]) from None
+        except yaml.YAMLError as error:
+            self.stop(f"not valid YAML: {str(error).splitlines()[0]}", None)
+        if self.problems:
+            raise refusal(self.problems)
+        return node
 
-    def mapping(self, node: yaml.MappingNode, depth: int) -> Node:
+    def document(self) -> Node:
+        """The one document that there is."""
+        next(self.events)  # the beginning of the stream
+        if isinstance(next(self.events), yaml.StreamEndEvent):
+            self.stop("the file is empty", None)
+        node = self.node(next(self.events), 0)
+        next(self.events)  # the document's end
+        after = next(self.events)
+        if isinstance(after, yaml.DocumentStartEvent):
+            self.problem("a second document begins here, and a recipe is one: take the '---' out", after.start_mark)
+        return node
+
+    def node(self, event: Any, depth: int) -> Node:
+        place = self.place(event.start_mark)
+        self.values += 1
+        if self.values > MOST_VALUES:
+            self.stop(f"more than {MOST_VALUES:,} values, which no recipe has", event.start_mark)
+        if depth > DEEPEST:
+            self.stop(f"nested more than {DEEPEST} deep, which no recipe is", event.start_mark)
+        if not self.is_plain(event) and isinstance(event, yaml.AliasEvent):
+            return Node(None, place)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self.mapping(place, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items = []
+            while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+                items.append(self.node(event, depth + 1))
+            return Node(items, place)
+        return Node(self.scalar(event), place)
+
+    def is_plain(self, event: Any) -> bool:
+        """Whether a value is what stands there; anchors, aliases and tags are told."""
+        anchor, tag = event.anchor, getattr(event, "tag", None)
+        if anchor is not None and anchor not in self.anchors:
+            self.problem(
+                "anchors and aliases are not supported: put what is shared in a file and use 'extends:' "
+                "(a text that begins with '&' or '*' goes in quotes)",
+                event.start_mark,
+            )
+            self.anchors.add(anchor)
+        if tag is not None:
+            self.problem(
+                f"tag '{cut(tag, 60)}' is not supported: a recipe holds plain values only (a text that begins with '!' "
+                "goes in quotes)",
+                event.start_mark,
+            )
+        return anchor is None and tag is None
+
+    def mapping(self, place: Place, depth: int) -> Node:
         children: dict[str, Node] = {}
         key_places: dict[str, Place] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.problem("a key must be plain text", key_node)
-                continue
-            key = str(key_node.value)
-            if key == "<<" and not key_node.style:
-                self.problem("merge keys ('<<') are not supported: use 'extends:'", key_node)
-                continue
-            if key in children:
-                self.problem(f"duplicate key '{key}', first given on line {key_places[key].line}", key_node)
-                continue
-            key_places[key] = self.place(key_node)
-            children[key] = self.node(value_node, depth + 1)
-        return Node(children, self.place(node), key_places)
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key = self.key(event, depth, key_places)
+            value = self.node(next(self.events), depth + 1)
+            if key is not None:
+                children[key] = value
+                key_places[key] = self.place(event.start_mark)
+        return Node(children, place, key_places)
 
-    def scalar(self, node: yaml.ScalarNode) -> Scalar:
-        text = str(node.value)
-        if node.style:
+    def key(self, event: Any, depth: int, before: dict[str, Place]) -> str | None:
+        """A key of a mapping, ``None`` where it is none, which is told."""
+        if not isinstance(event, yaml.ScalarEvent):
+            self.problem("a key must be plain text", event.start_mark)
+            self.node(event, depth + 1)
+            return None
+        key = str(event.value)
+        if not self.is_plain(event):
+            return None
+        if key == "<<" and not event.style:
+            self.problem("merge keys ('<<') are not supported: use 'extends:'", event.start_mark)
+        elif key in before:
+            self.problem(f"duplicate key '{key}', first given on line {before[key].line}", event.start_mark)
+        elif wrong := key_problem(key):
+            self.problem(wrong, event.start_mark)
+        else:
+            return key
+        return None
+
+    def scalar(self, event: Any) -> Scalar:
+        text = str(event.value)
+        if len(text) > _LONGEST_TEXT:
+            what = f"a text of {len(text):,} characters, and {_LONGEST_TEXT:,} are the most: put it in a file"
+            self.problem(what, event.start_mark)
+        elif event.style:
             return text
-        if text in _WORDS:
+        elif text in _WORDS:
             return _WORDS[text]
-        if _INT.match(text) and not text.endswith("_"):
-            return int(text)
-        if _FLOAT.match(text) and not text.endswith("_"):
-            return float(text)
+        elif _INT.fullmatch(text):
+            return self.whole_number(text, event)
+        elif _FLOAT.fullmatch(text):
+            return self.number(text, event)
         return text
 
-    def place(self, node: yaml.Node) -> Place:
-        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+    def whole_number(self, text: str, event: Any) -> int:
+        number = int(text) if len(text) <= _MOST_DIGITS else _LARGEST_INT + 1
+        if not _SMALLEST_INT <= number <= _LARGEST_INT:
+            what = f"the whole number {cut(text, 30)} does not fit into 64 bits; if it is a text, put it in quotes"
+            self.problem(what, event.start_mark)
+        return number
 
-    def problem(self, message: str, node: yaml.Node) -> None:
-        self.problems.append(Problem(message, self.place(node)))
+    def number(self, text: str, event: Any) -> float:
+        number = float(text)
+        mantissa = text.lower().partition("e")[0]
+        if abs(number) == float("inf"):
+            self.problem(f"the number {cut(text, 30)} is larger than a machine's can be", event.start_mark)
+        elif not number and set(mantissa) & set("123456789"):
+            self.problem(f"the number {cut(text, 30)} is so small that it would count as 0", event.start_mark)
+        return number + 0.0  # -0.0 is 0.0: no recipe means a difference
+
+    def place(self, mark: Any) -> Place:
+        return Place(self.file, mark.line + 1, mark.column + 1)
+
+    def problem(self, message: str, mark: Any) -> None:
+        self.problems.append(Problem(message, self.place(mark) if mark else Place(self.file, 1, 1)))
+        if len(self.problems) > MOST_PROBLEMS:
+            raise refusal(self.problems)
+
+    def stop(self, message: str, mark: Any) -> NoReturn:
+        """Say what makes reading on useless, with what was found before."""
+        self.problems.append(Problem(message, self.place(mark) if mark else Place(self.file, 1, 1)))
+        raise refusal(self.problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from smolrecipe.components import KINDS, Launcher, StageKind, Tracker
 from smolrecipe.errors import Problem, RecipeError, near_miss
 from smolrecipe.options import Model, Use, walk
 from smolrecipe.recipe.converter import describe, make_converter
-from smolrecipe.recipe.nodes import Node, Path_, merge, places, plain
+from smolrecipe.recipe.names import name_problem
+from smolrecipe.recipe.nodes import Node, Path_, merge, places, plain, size
 from smolrecipe.recipe.outside import OutsideModels, referring_to
 from smolrecipe.recipe.problems import bound_problems, structuring_problems
+from smolrecipe.recipe.read import MOST_VALUES
 from smolrecipe.recipe.recipe import Recipe
+from smolrecipe.recipe.wording import refusal
 
 _KEYS = ("name", "description", "model", "stages", "launcher", "trackers", "try_instead", "sweep")
 _DEFAULT_LAUNCHER = "local"
+_MOST_STAGES = 1000
 
 
 def structure(node: Node, file: Path, catalog: Catalog) -> Recipe:
@@ -37,8 +42,9 @@ class _Structurer:
         self.file = file
         self.catalog = catalog
         self.problems: list[Problem] = []
+        self.model_is_used = False
         if not isinstance(node.value, dict):
-            raise RecipeError([Problem("a recipe is a mapping with 'name' and 'stages'", node.place)])
+            raise refusal([Problem("a recipe is a mapping with 'name' and 'stages'", node.place)])
         self.node = self.with_stage_models(node)
         self.places = dict(places(self.node))
         stages = plain(self.node).get("stages")
@@ -52,6 +58,10 @@ class _Structurer:
                 hint = near_miss(key, _KEYS) or f"; known: {', '.join(_KEYS)}"
                 self.problems.append(Problem(f"unknown key '{key}' in the recipe{hint}", self.place((key,))))
         name = self.text(value, "name", required=True)
+        if name and (wrong := name_problem(name, "recipe")):
+            self.problems.append(Problem(wrong, self.place(("name",))))
+        if "model" in value and not self.model_is_used:  # a mistake in it is one, whoever takes it later
+            self.structured(value["model"], Model, ("model",), "the model")
         recipe = Recipe(
             name=name,
             file=self.file,
@@ -63,8 +73,7 @@ class _Structurer:
             places=self.places,
         )
         if self.problems:
-            in_reading_order: list[Problem] = sorted(set(self.problems), key=_reading_order)
-            raise RecipeError(in_reading_order)
+            raise refusal(sorted(self.problems, key=_reading_order))
         return recipe
 
     def stages(self, value: dict[str, Any]) -> dict[str, Use[StageKind]]:
@@ -76,14 +85,27 @@ class _Structurer:
             )
             return {}
         structured = {}
-        for name, stage in stages.items():
-            path: Path_ = ("stages", name)
-            if not name or not all(character.isalnum() or character in "-_." for character in name) or "." in name[:1]:
-                self.problems.append(
-                    Problem(f"stage name '{name}' may hold letters, digits, '-', '_' and '.' only", self.place(path))
-                )
-            structured[name] = self.use(stage, Use[StageKind], path)
+        self.check_stage_names(stages)
+        for name, stage in itertools.islice(stages.items(), _MOST_STAGES):
+            structured[name] = self.use(stage, Use[StageKind], ("stages", name))
         return {**self.imports(structured), **structured}
+
+    def check_stage_names(self, stages: dict[str, Any]) -> None:
+        """Names that cannot be those of folders, or not of two."""
+        alike: dict[str, str] = {}
+        for number, name in enumerate(stages):
+            place = self.place(("stages", name))
+            first = alike.setdefault(name.casefold(), name)
+            if number == _MOST_STAGES:
+                self.problems.append(Problem(f"more than {_MOST_STAGES:,} stages, which no recipe has", place))
+                return
+            if wrong := name_problem(name, "stage"):
+                self.problems.append(Problem(wrong, place))
+            elif first != name:
+                what = (
+                    f"stage name '{name}' differs from '{first}' in case only, so that some machines take their folders"
+                )
+                self.problems.append(Problem(f"{what} for one: rename one", place))
 
     def imports(self, stages: dict[str, Use[StageKind]]) -> dict[str, Use[StageKind]]:
         """A stage for each model outside the recipe that the stages refer to, placed where the first of them does."""
@@ -107,16 +129,19 @@ class _Structurer:
 
     def use(self, value: Any, type_: Any, path: Path_) -> Any:
         """Structure a ``use:`` mapping; a problem is noted and gives ``None``."""
+        named = value.get("use") if isinstance(value, dict) else None
+        (kind,) = type_.__args__
+        return self.structured(value, type_, path, f"{KINDS[kind]} '{named}'" if named else KINDS[kind])
+
+    def structured(self, value: Any, type_: Any, path: Path_, owner: str) -> Any:
+        """Structure a value that messages call ``owner``; a problem is noted and gives ``None``."""
         try:
-            use = self.converter.structure(value, type_)
+            structured = self.converter.structure(value, type_)
         except Exception as error:
-            named = value.get("use") if isinstance(value, dict) else None
-            (kind,) = type_.__args__
-            owner = f"{KINDS[kind]} '{named}'" if named else KINDS[kind]
             self.problems.extend(structuring_problems(error, path, owner, self.place))
             return None
-        self.problems.extend(bound_problems(use, path, self.place))
-        return use
+        self.problems.extend(bound_problems(structured, path, self.place))
+        return structured
 
     def text(self, value: dict[str, Any], key: str, *, required: bool = False) -> str:
         text = value.get(key, "")
@@ -133,20 +158,23 @@ class _Structurer:
         model, stages = node.value.get("model"), node.value.get("stages")
         if model is None or stages is None or not isinstance(stages.value, dict):
             return node
-        merged = {}
-        for name, stage in stages.value.items():
-            if isinstance(stage.value, dict) and self.takes_model(stage):
-                own = stage.value.get("model")
-                with_model = {**stage.value, "model": model if own is None else merge(model, own)}
-                stage = Node(with_model, stage.place, {"model": model.place, **stage.key_places})
-            merged[name] = stage
+        merged = dict(stages.value)
+        taking = {name: stage for name, stage in merged.items() if self.takes_model(stage)}
+        if len(taking) * size(model) > MOST_VALUES:
+            what = f"a model of {size(model):,} values in each of {len(taking):,} stages"
+            raise refusal([Problem(f"{what}: {MOST_VALUES:,} together are the most", model.place)])
+        for name, stage in taking.items():
+            assert isinstance(stage.value, dict)
+            own = stage.value.get("model")
+            with_model = {**stage.value, "model": model if own is None else merge(model, own)}
+            merged[name] = Node(with_model, stage.place, {"model": model.place, **stage.key_places})
+        self.model_is_used = bool(taking)
         return Node(
             {**node.value, "stages": Node(merged, stages.place, stages.key_places)}, node.place, node.key_places
         )
 
     def takes_model(self, stage: Node) -> bool:
-        assert isinstance(stage.value, dict)
-        use = stage.value.get("use")
+        use = stage.value.get("use") if isinstance(stage.value, dict) else None
         if use is None or use.value not in self.catalog.names(StageKind):
             return False
         options = self.catalog.get(StageKind, str(use.value)).options

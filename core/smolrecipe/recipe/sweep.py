@@ -22,15 +22,17 @@ from typing import Any
 from attrs import frozen
 
 from smolrecipe.errors import Place, Problem, RecipeError, near_miss
-from smolrecipe.recipe.compose import compose, lay_over, parse_setting, split_key
+from smolrecipe.recipe.compose import compose, lay_over, origin, parse_setting, path_problem, split_key
 from smolrecipe.recipe.nodes import Node, plain
 from smolrecipe.recipe.read import read_value
 from smolrecipe.recipe.sweep_names import name_variants
+from smolrecipe.recipe.wording import refusal
 
 SWEEP = "sweep"
 _SWEPT = ("stages", "model")
 """Where the values lie that change a result."""
 _MOST_VARIANTS = 1000
+_MOST_AXES = 32
 
 
 @frozen(kw_only=True)
@@ -72,13 +74,12 @@ def compose_variants(path: Path, settings: Sequence[str] = (), sweeps: Sequence[
     problems: list[Problem] = []
     axes = {axis.key: axis for axis in [*_written(base, problems), *_given(sweeps, problems)]}
     laid = [parse_setting(setting) for setting in settings]
+    if too_large := list(_size_problems(list(axes.values()))):  # before values are compared with each other
+        raise refusal([*problems, *too_large])
     for axis in axes.values():
         problems.extend(_axis_problems(axis, base, [names for names, _ in laid]))
-    count = math.prod(len(axis.values) for axis in axes.values())
-    if count > _MOST_VARIANTS:
-        problems.append(Problem(f"the sweep has {count:,} variants, {_MOST_VARIANTS:,} at most: give it fewer values"))
     if problems:
-        raise RecipeError(problems)
+        raise refusal(problems)
     if not axes:
         return []
     chosen = [
@@ -130,6 +131,8 @@ def _written(base: Node, problems: list[Problem]) -> Iterator[_Axis]:
         names = split_key(key)
         if names is None:
             problems.append(Problem(f"'{key}' is no path of a value, such as stages.apo.loss.use", place))
+        elif wrong := path_problem(names):
+            problems.append(Problem(wrong, place))
         elif not isinstance(node.value, list) or not node.value:
             problems.append(Problem(f"'{key}' in 'sweep' must be a list of at least one value", place))
         else:
@@ -142,10 +145,13 @@ def _given(sweeps: Sequence[str], problems: list[Problem]) -> Iterator[_Axis]:
     for sweep in sweeps:
         key, equals, text = sweep.partition("=")
         names = split_key(key)
+        place = Place(f"--sweep {origin(key)}")
         if not equals or names is None or not text.strip():
-            problems.append(Problem(f"--sweep {sweep}: write it as key.subkey=value,value"))
+            problems.append(Problem("write it as key.subkey=value,value", place))
             continue
-        place = Place(f"--sweep {key}")
+        if wrong := path_problem(names):
+            problems.append(Problem(wrong, place))
+            continue
         if key in seen:
             problems.append(Problem(f"'{key}' is swept twice: give all its values at once, with commas", place))
             continue
@@ -161,6 +167,18 @@ def _given(sweeps: Sequence[str], problems: list[Problem]) -> Iterator[_Axis]:
             continue
         assert isinstance(values.value, list)
         yield _Axis(key=key, names=names, values=tuple(values.value), place=place)
+
+
+def _size_problems(axes: Sequence[_Axis]) -> Iterator[Problem]:
+    """Why the sweep is larger than anybody could run."""
+    if len(axes) > _MOST_AXES:
+        yield Problem(f"the sweep has {len(axes):,} keys, {_MOST_AXES} at most: sweep fewer", axes[_MOST_AXES].place)
+        return
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > _MOST_VARIANTS:
+        shown = f"{count:,}" if count < 10**15 else f"about 10^{round(math.log10(count))}"
+        what = f"the sweep has {shown} variants, {_MOST_VARIANTS:,} at most: give it fewer values"
+        yield Problem(what, max(axes, key=lambda axis: len(axis.values)).place)
 
 
 def _axis_problems(axis: _Axis, base: Node, settings: Sequence[tuple[str, ...]]) -> Iterator[Problem]:

@@ -90,7 +90,7 @@ def _start(
         list(command),
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
-        stdout=os.open(log, os.O_WRONLY|os.O_APPEND),
+        stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=die_with_runner,

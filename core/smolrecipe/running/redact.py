@@ -24,7 +24,7 @@ _NAME = re.compile(
     r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_KEY$|_PWD$|_PAT$",
     re.IGNORECASE,
 )
-_URL = re.compile(rb"\b([a-zA-Z][a-zA-Z0-9+.-]{0,30}://)[^\s/:@\"'<>]{0,200}:[^\s/@\"'<>]{1,200}@")
+_URL = re.compile(rb"://[^\s/:@\"'<>]{0,200}:[^\s/@\"'<>]{1,200}@")
 _LONGEST_URL = 450
 _LONGEST_LINE = 1 << 16
 
@@ -79,7 +79,7 @@ def _ways_to_write(value: str) -> set[str]:
 def _redact(data: bytes, names: Mapping[bytes, bytes], pattern: re.Pattern[bytes] | None) -> bytes:
     if pattern is not None:
         data = pattern.sub(lambda match: names[match[0]], data)
-    return _URL.sub(rb"\1***@", data) if b"://" in data else data
+    return _URL.sub(b"://***@", data) if b"://" in data else data
 
 
 class _Stream:
