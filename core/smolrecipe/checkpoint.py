@@ -26,6 +26,9 @@ INDEX_FILE = "model.safetensors.index.json"
 LONGEST_SECONDS = 120.0
 """For what takes a second: building a model without weights, loading a tokenizer, rendering a conversation."""
 
+MODEL_GIB = 8.0
+"""Memory that a model without weights may take; it takes megabytes."""
+
 TEMPLATE_GIB = 2.0
 """Memory that rendering a chat template may take: transformers has a sandbox for it, which can still fill memory."""
 
@@ -38,6 +41,7 @@ BITS = {
 }  # fmt: skip
 """The dtypes of safetensors, with the bits of one number."""
 
+_OTHER_WEIGHTS = "transformers_weights"
 _ADAPTER_FILE = "adapter_config.json"
 _MOST_CONFIG_BYTES = 2**24
 _MOST_HEADER_BYTES = 10**8
@@ -83,6 +87,10 @@ def check_checkpoint(folder: Path) -> dict[str, StoredTensor]:
         )
     if config.get("quantization_config") is not None:
         raise StageError(f"{folder / CONFIG_FILE}: the model is quantized; take the one that was quantized")
+    if config.get(_OTHER_WEIGHTS) is not None:
+        raise StageError(
+            f"{folder / CONFIG_FILE}: {_OTHER_WEIGHTS} names other weights than those beside it: remove it"
+        )
     for path, value in _implementations(config, ()):
         raise StageError(
             f"{folder / CONFIG_FILE}: {path} is {printable(str(value))}, code from elsewhere: remove that key"
@@ -205,7 +213,8 @@ def misfits(
     Raises:
         StageError: when no model can be built of the configuration.
     """
-    with untrusted(f"transformers makes no model from {folder / CONFIG_FILE}", seconds=LONGEST_SECONDS):
+    what = f"transformers makes no model from {folder / CONFIG_FILE}"
+    with untrusted(what, seconds=LONGEST_SECONDS, gib=MODEL_GIB):
         model = build(folder)
         first: dict[int, str] = {}
         tied: dict[str, str] = {}

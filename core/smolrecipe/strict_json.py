@@ -48,16 +48,18 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is no regular file")
         if status.st_size > most_bytes:
             raise ValueError(f"{path} has {status.st_size:,} bytes, more than the {most_bytes:,} that it may have")
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(most_bytes + 1)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    finally:
+        os.close(descriptor)
 
 
 def parse_json(content: bytes, name: str) -> Any:

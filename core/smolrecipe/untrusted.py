@@ -52,15 +52,15 @@ def untrusted(what: str, *, seconds: float | None = None, gib: float | None = No
             raise
         if not isinstance(error, (OSError, ValueError)):
             traceback.print_exception(error)  # it may be a bug: for the log
-        raise StageError(f"{what}: {first_line(error)}") from error
+        raise StageError(f"{what}: {in_one_line(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line that a terminal can show."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not lines:
-        return printable(": ".join([type(error).__name__, *lines[:1]]))
-    return printable(lines[0])
+def in_one_line(error: BaseException) -> str:
+    """What an exception says, as a line that a terminal can show."""
+    words = " ".join(str(error).split())
+    if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
+        words = f"{type(error).__name__}: {words}".removesuffix(": ")
+    return printable(words)
 
 
 class _TimeIsUp(BaseException):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import AutoTokenizer  # noqa: TID253
+from transformers import AutoTokenizer, GenerationConfig  # noqa: TID253
 
 from smolrecipe import Artifact, StageContext, StageError, untrusted
 from smolrecipe.checkpoint import (
@@ -23,6 +23,8 @@ from smolrecipe.stage import MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_pretrained import PretrainedModelOptions
 from smolrecipe_pretrained.download import download
 from smolrecipe_pretrained.fit import unlike
+
+_GENERATION_FILE = "generation_config.json"
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "chat_template", "vocab", "merges")
 """How the names of a tokenizer's files start."""
@@ -45,6 +47,7 @@ def bring_in(options: PretrainedModelOptions, context: StageContext) -> Artifact
     wrong, tied = unlike(source, held)
     if wrong:
         raise StageError(f"the model {origin} cannot be used: it {'; it '.join(wrong)}")
+    _check_generation(source)
     model, tokenizer = context.folder / MODEL_FOLDER, context.folder / TOKENIZER_FOLDER
     for folder in (model, tokenizer):  # from an interrupted run
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,8 +84,23 @@ def _check_links(source: Path) -> None:
     real = source.resolve()
     allowed = [real, *([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])]
     for file in sorted(source.iterdir()):
-        if file.is_symlink() and not any(folder in file.resolve().parents for folder in allowed):
+        if file.is_symlink() and not any(folder in _end(file).parents for folder in allowed):
             raise StageError(f"{file} is a link that leads out of the folder: put the file itself there")
+
+
+def _end(link: Path) -> Path:
+    """Where a link leads."""
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # links that lead to each other
+        return Path("/")
+
+
+def _check_generation(source: Path) -> None:
+    """Read the generation settings, where there are any, as every later stage will."""
+    if (source / _GENERATION_FILE).exists():
+        with untrusted(f"transformers does not take {source / _GENERATION_FILE}", seconds=LONGEST_SECONDS):
+            GenerationConfig.from_pretrained(source, local_files_only=True)
 
 
 def _check_tokenizer(source: Path, tokenizer: Path) -> None:
@@ -90,7 +108,7 @@ def _check_tokenizer(source: Path, tokenizer: Path) -> None:
     check_tokenizer_files(tokenizer)
     what = f"the tokenizer in {source} (tokenizer.json, tokenizer_config.json) does not load"
     with untrusted(what, seconds=LONGEST_SECONDS):
-        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
+        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)("Hello")
 
 
 def _count(held: Mapping[str, StoredTensor], tied: Mapping[str, str]) -> int:

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint import CheckpointException  # noqa: TID253
 from torchtitan.components.checkpointer import CheckpointManager  # noqa: TID253
 from torchtitan.components.checkpointer.base import DATALOADER, MODEL  # noqa: TID253
 from torchtitan.components.checkpointer.dcp import AsyncMode  # noqa: TID253
+from torchtitan.tools.logging import logger  # noqa: TID253
 
 from smolrecipe import StageError
 from smolrecipe_torchtitan.durable import discard, sweep
@@ -62,7 +63,7 @@ class StageCheckpoints(CheckpointManager):
     ) -> Future[Any] | None:
         """Write a checkpoint: beside training where ``async_mode`` says so, else now."""
         parts: Any = {
-            "storage_writer": SealedWriter(Path(checkpoint_id)),
+            "storage_writer": SealedWriter(Path(checkpoint_id), self._retire),
             "planner": PlainSavePlanner(),
             "process_group": self.pg,
         }
@@ -77,7 +78,8 @@ class StageCheckpoints(CheckpointManager):
         if from_hf:
             super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
             return
-        dcp.load(state_dict, storage_reader=SealedReader(Path(checkpoint_id)), planner=PlainLoadPlanner())
+        reader, planner = SealedReader(Path(checkpoint_id)), PlainLoadPlanner()
+        dcp.load(state_dict, storage_reader=reader, planner=planner, process_group=self.pg)
         self.states[MODEL].load_state_dict(state_dict)
 
     def is_due(self, step: int) -> bool:
@@ -111,11 +113,14 @@ class StageCheckpoints(CheckpointManager):
 
     def _sealed(self) -> None:
         step, self._unsealed = self._unsealed, None
-        if step is None:
-            return
-        if dist.get_rank() == 0:
+        if step is not None:
+            self._saved(step - self._before)
+
+    def _retire(self) -> None:
+        try:
             retire(Path(self.folder), self._keep, self.interval)
-        self._saved(step - self._before)
+        except OSError as error:  # which costs room, and no work
+            logger.warning("an old checkpoint could not be deleted: %s", error)
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:

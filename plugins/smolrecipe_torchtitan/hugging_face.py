@@ -102,7 +102,7 @@ def export_model(
     tokenizer_folder: Path,
     tokenizer: TokenizerFacts,
 ) -> None:
-    """Write a Hugging Face checkpoint from a DCP checkpoint: weights, configuration and tokenizer.
+    """Write a Hugging Face checkpoint from a stage's checkpoint: weights, configuration and tokenizer.
 
     Reads the files, not the running model, so one process does it alone whatever the parallel layout, with the whole
     model in its main memory once.

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 import torch.distributed as dist  # noqa: TID253
 from attrs import frozen
 
-from smolrecipe import Artifact, Measure, StageContext, StageError, TokenRow
+from smolrecipe import Artifact, Measure, StageContext, StageError, StageStopped, TokenRow
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
 from smolrecipe_torchtitan.checkpoints import damage_seen_by_anyone, find_whole, leave_published
@@ -154,6 +154,9 @@ def _training(config: StageTrainer.Config, *, alone: bool) -> Iterator[StageTrai
             trainer = _build(config)
             yield trainer
         failed = False
+    except StageStopped:
+        failed = False  # all processes stop together
+        raise
     finally:
         # A process that fails beside others must not wait for them in a collective operation.
         if alone or not failed:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,12 @@ class _Part:
 
 
 class SealedWriter(StorageWriter):
-    """Writes one checkpoint. The first process seals it once all others have said that their files are on the disk."""
+    """Writes one checkpoint. The first process seals it once all others have said that their files are on the disk, and
+    calls ``sealed`` then."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sealed: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
+        self._sealed = sealed
         self._rank = 0
 
     def reset(self, checkpoint_id: Any = None) -> None:
@@ -148,6 +150,7 @@ class SealedWriter(StorageWriter):
                 values[name] = written[MetadataIndex(name)]
         files = {part.name: part.file for part in parts}
         write_whole(self.folder / SEAL, to_seal(Contents(tensors=tensors, values=values, files=files)))
+        self._sealed()
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:

@@ -83,9 +83,9 @@ def _loading(folder: Path) -> Iterator[None]:
     """Say which folder it is that cannot be loaded: one that is not whole, or needs code of its own to be run."""
     try:
         yield
-    except (MemoryError, RuntimeError):  # not enough memory, above all
-        raise
     except Exception as error:  # the tokenizers library raises nothing more special for a file that is none
+        if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, RecursionError):
+            raise  # not enough memory, above all
         reason = str(error).strip().partition("\n")[0]
         raise StageError(f"{folder} cannot be loaded ({type(error).__name__}: {reason})") from error
 

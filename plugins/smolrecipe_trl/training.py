@@ -125,7 +125,7 @@ class _Training:
         try:
             self._trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except (pickle.UnpicklingError, SafetensorError) as error:
-            if self.began or checkpoint is None:
+            if checkpoint is None or (self.began and isinstance(error, SafetensorError)):  # which saving raises, too
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise StageError(

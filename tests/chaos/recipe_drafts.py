@@ -22,7 +22,19 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _TEXT = "tag:yaml.org,2002:str"
 
 FREE = frozenset(
-    "stages model weights sources token_names columns problems components held_out parameters data".split()
+    [
+        "stages",
+        "model",
+        "weights",
+        "sources",
+        "token_names",
+        "columns",
+        "problems",
+        "components",
+        "held_out",
+        "parameters",
+        "data",
+    ]
 )
 """Keys under which keys are names that a recipe chooses."""
 

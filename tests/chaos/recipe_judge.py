@@ -126,7 +126,11 @@ def complaints(problem: Problem) -> Iterator[str]:
         yield f"is {len(text)} characters long: {text[:150]!r}"
     if not text.isprintable():
         yield f"is not printable: {text[:150]!r}"
-    if place is not None and not place.file.startswith("/") and not (place.file.isprintable() and len(place.file) < 300):
+    if (
+        place is not None
+        and not place.file.startswith("/")
+        and not (place.file.isprintable() and len(place.file) < 300)
+    ):
         yield f"has an odd place: {place.file[:150]!r}"
     if machine := _MACHINE_WORDS.search(text):
         yield f"speaks of {machine.group()!r}: {text[:300]!r}"
@@ -195,7 +199,10 @@ def judge_all(seed: int, start: int, stop: int, every: int) -> None:
             verdict = judge(found, Path(folder, "recipe"), watch)
             if index % every == 0:
                 verdict["wrong"] += through_the_command_line(found, Path(folder, "again"), watch)
-        print(json.dumps({**verdict, "index": index, "kind": found.kind, "base": found.base.name, "why": found.why}), flush=True)
+        print(
+            json.dumps({**verdict, "index": index, "kind": found.kind, "base": found.base.name, "why": found.why}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

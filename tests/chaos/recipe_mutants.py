@@ -233,13 +233,19 @@ def _name_stage(draft: Draft) -> None:
 
 def _names_alike(draft: Draft) -> None:
     """Two stages whose folders would be one where case or normalisation of names does not count."""
-    one, other = draft.random.choice((("sft", "SFT"), ("\u00e9", "e\u0301"), ("fi", "\ufb01"), ("K", "\u212a"), ("i", "I")))
+    one, other = draft.random.choice(
+        (("sft", "SFT"), ("\u00e9", "e\u0301"), ("fi", "\ufb01"), ("K", "\u212a"), ("i", "I"))
+    )
     root = draft.tree(draft.base.main)
     slot = draft.pick(root, lambda slot: slot.path[:1] == ("stages",) and len(slot.path) == 2)
     slot.holder.value += [(quoted(name), slot.value) for name in (one, other)]
     draft.write(draft.base.main, root)
     text = re.sub(rb"&id\d+\s|\*id\d+", b"", draft.files[draft.base.main])
-    stage = b"{use: count, to: 1}" if draft.base.plugins == "toy" else b"{use: train_tokenizer, vocab_size: 300, data: {a: {use: python_code}}}"
+    stage = (
+        b"{use: count, to: 1}"
+        if draft.base.plugins == "toy"
+        else b"{use: train_tokenizer, vocab_size: 300, data: {a: {use: python_code}}}"
+    )
     del text
     slot.holder.value[-2:] = [(quoted(name), draft.raw(stage.decode())) for name in (one, other)]
     draft.refused, draft.why = True, f"stages {one!r} and {other!r}"
@@ -270,7 +276,9 @@ def _tag(draft: Draft) -> None:
     tags = ("!!python/object/apply:os.system", "!!python/name:os.system", "!!str", "!!int", "!!float", "!!set", "!local",
             "!!binary", "!!omap", "!include", "!env", "!", "!<x>", "!!null")  # fmt: skip
     tag = draft.random.choice(tags)
-    slot = _put(draft, draft.raw(f"{tag} {draft.random.choice(('x', '3', '[a]', '{a: 1}', 'null', chr(39) + '3' + chr(39)))}"))
+    slot = _put(
+        draft, draft.raw(f"{tag} {draft.random.choice(('x', '3', '[a]', '{a: 1}', 'null', chr(39) + '3' + chr(39)))}")
+    )
     draft.refused = True
     del slot
 
@@ -291,7 +299,9 @@ def _add(draft: Draft) -> None:
     file = draft.pick_file()
     root = draft.tree(file)
     slot = draft.pick(root, lambda slot: isinstance(slot.value, yaml.MappingNode))
-    key = draft.random.choice(("extra", "use", "extends", "sweep", "model", "__class__", "__init__", "self", "_", "lr", "0"))
+    key = draft.random.choice(
+        ("extra", "use", "extends", "sweep", "model", "__class__", "__init__", "self", "_", "lr", "0")
+    )
     if isinstance(slot.value, yaml.MappingNode):
         slot.value.value = [(k, v) for k, v in slot.value.value if k.value != key]
         slot.value.value.append((quoted(key), draft.raw(draft.random.choice(RAW_VALUES))))
@@ -345,7 +355,9 @@ def _sweep(draft: Draft) -> None:
         "many axes": "{" + ", ".join(f"stages.one.k{n}: [1]" for n in range(20_000)) + "}",
         "many values": f"{{stages.one.to: {list(range(90_000))}}}",
         "twice": "{stages.one.to: [1, 1, 1.0, '1']}",
-        "odd": draft.random.choice(("[]", "3", "{stages.one.to: 3}", "{stages.one.to: []}", "{'': [1]}", "{a.b: [1]}", "null")),
+        "odd": draft.random.choice(
+            ("[]", "3", "{stages.one.to: 3}", "{stages.one.to: []}", "{'': [1]}", "{a.b: [1]}", "null")
+        ),
     }[shape]
     root = draft.tree(draft.base.main)
     root.value.append((quoted("sweep"), draft.raw(block)))

@@ -23,7 +23,9 @@ def verdicts(seed: int, count: int, *, every: int = 10) -> Iterator[dict[str, An
     while start < count:
         last: dict[str, Any] = {}
         command = [sys.executable, str(HERE / "recipe_judge.py"), str(seed), str(start), str(count), str(every)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=_environment())
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=_environment()
+        )
         try:
             for line in _lines(process):
                 last = json.loads(line)
@@ -37,7 +39,11 @@ def verdicts(seed: int, count: int, *, every: int = 10) -> Iterator[dict[str, An
         if start < count:
             if not last:
                 raise AssertionError(errors.decode(errors="replace"))
-            how = f"hung for {HANGS_AFTER} s" if hung else f"the interpreter ended with {process.returncode}: {errors[-500:]!r}"
+            how = (
+                f"hung for {HANGS_AFTER} s"
+                if hung
+                else f"the interpreter ended with {process.returncode}: {errors[-500:]!r}"
+            )
             yield {**last, "outcome": "lost", "seconds": HANGS_AFTER, "wrong": [how], "said": []}
             start = last["index"] + 1
 

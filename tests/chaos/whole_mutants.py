@@ -66,7 +66,9 @@ def _extends(draft: Draft) -> None:
         files = {f"c{n}.yaml": b"extends: c%d.yaml\n" % ((n + 1) % 5) for n in range(5)}
         files[main] = b"extends: [c3.yaml, c1.yaml]\n"
     elif kind == "a bomb":
-        files = {f"b{n}.yaml": b"".join(b"k%d: {extends: b%d.yaml}\n" % (k, n + 1) for k in range(10)) for n in range(12)}
+        files = {
+            f"b{n}.yaml": b"".join(b"k%d: {extends: b%d.yaml}\n" % (k, n + 1) for k in range(10)) for n in range(12)
+        }
         files |= {"b12.yaml": b"x: 1\n", main: b"extends: b0.yaml\n"}
     elif kind == "a chain":
         files = {f"n{n}.yaml": b"extends: n%d.yaml\n" % (n + 1) for n in range(1500)}
@@ -78,9 +80,25 @@ def _extends(draft: Draft) -> None:
         files = {f"d{n}.yaml": (inner % (n + 1)).encode() for n in range(40)}
         files |= {"d40.yaml": b"x: 1\n", main: b"extends: d0.yaml\n"}
     elif kind == "nothing":
-        files[main] = b"extends: " + draft.random.choice((b"''", b"3", b"[]", b"{}", b"[[]]", b"no.yaml", b"true", b"['']")) + b"\n"
+        files[main] = (
+            b"extends: "
+            + draft.random.choice((b"''", b"3", b"[]", b"{}", b"[[]]", b"no.yaml", b"true", b"['']"))
+            + b"\n"
+        )
     else:
-        odd = ("pipe", "loop", "loop-a", "folder.yaml", ".", "/dev/zero", "/dev/stdin", "/proc/kcore", "unreadable", "socket", "/proc/self/mem")
+        odd = (
+            "pipe",
+            "loop",
+            "loop-a",
+            "folder.yaml",
+            ".",
+            "/dev/zero",
+            "/dev/stdin",
+            "/proc/kcore",
+            "unreadable",
+            "socket",
+            "/proc/self/mem",
+        )
         files[main] = f"extends: {draft.random.choice(odd)}\n".encode()
     draft.files |= files
     draft.refused, draft.why = True, f"extends {kind}: {files[main][:80]!r}"

@@ -89,7 +89,7 @@ def test_syntax_errors_have_a_place() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="No such file"):
+    with pytest.raises(RecipeError, match="there is no file"):
         read_file(tmp_path / "none.yaml")
     with pytest.raises(RecipeError, match="is no regular file"):
         read_file(tmp_path)

@@ -80,7 +80,10 @@ def test_the_table_and_its_last_line(ran: Callable[..., Path], smolrecipe: Run) 
         (lambda folder: (folder / "metrics.jsonl").write_bytes(b""), "metrics.jsonl was changed (it has 0 bytes, not "),
         (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json holds no mapping"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is no JSON (line 1, column 2: "),
-        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be read (No such file or directory)"),
+        (
+            lambda folder: (folder / "manifest.json").unlink(),
+            "manifest.json cannot be read (No such file or directory)",
+        ),
     ],
 )
 def test_damage_to_any_file_is_found_and_named(

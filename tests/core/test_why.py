@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,9 +45,22 @@ def recipe(toy: Path, write_recipe: Write, tmp_path: Path) -> Path:
     return write_recipe(RECIPE)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run store of the recipe's run, made once for all tests."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "words.txt").write_text("a")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    environment = {**os.environ, "PYTHONPATH": str(TOY), "SMOLRECIPE_PLUGINS": "toy"}
+    command = [sys.executable, "-m", "smolrecipe", "run", "recipe.yaml"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "runs"
+
+
 @pytest.fixture
-def published(recipe: Path, smolrecipe: Run) -> Path:
-    smolrecipe("run", recipe, check=0)
+def published(recipe: Path, finished: Path) -> Path:
+    """The recipe, run in a folder of its own."""
+    shutil.copytree(finished, recipe.parent / "runs")
     return recipe
 
 
@@ -185,6 +200,7 @@ def test_records_of_older_runs_and_damaged_ones_are_tolerated(
     if damage == "no data":
         for key in ("data", "provenance", "packages", "attempts"):
             del record[key]
+        record["options"]["data"]["w"]["file"] = str(tmp_path / "words.txt")
         text = json.dumps(record)
     else:
         text = "[" if damage == "no JSON" else json.dumps({**record, "data": 3, "provenance": {}, "parents": "x"})

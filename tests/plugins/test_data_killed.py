@@ -22,7 +22,7 @@ from data_chaos import FILES, STAGES, Chaos, content
 WINDOWS = 30
 """How many of a stage's file-system events it is killed at here; `make chaos` takes each of them."""
 
-DAMAGES = 150
+DAMAGES = 30
 
 
 @pytest.fixture(scope="module")

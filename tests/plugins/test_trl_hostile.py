@@ -96,10 +96,9 @@ def test_nothing_planted_in_a_checkpoint_runs(name: str, interrupted: Path, base
     if name.startswith("training_args.bin"):  # which nobody reads
         assert equal(run(sft_options(), folder, base).weights(), whole(base).weights())
     else:
-        reason = (
-            r"checkpoint-4 holds something else than tensors and numbers, which is not loaded \(.*delete that folder"
-        )
-        with pytest.raises((StageError, AttributeError), match=f"{reason}|scaler"):
+        reason = r"checkpoint-4 holds something else than tensors and numbers, which is not loaded \(.*delete that f"
+        # A scaler, which no precision here has, has nothing to be loaded into.
+        with pytest.raises((StageError, AttributeError), match=f"{reason}|^'NoneType' object has no"):
             run(sft_options(), folder, base)
     assert not mark.exists()
 
@@ -142,7 +141,7 @@ def test_weights_that_are_a_pickle_are_not_loaded(tmp_path: Path) -> None:
     write_base(folder)
     (folder / "model.safetensors").unlink()
     torch.save(Bomb(mark), folder / "pytorch_model.bin")
-    with pytest.raises(StageError, match="cannot be loaded .*safetensors"):
+    with pytest.raises(StageError, match=r"cannot be loaded .*safetensors"):
         load_model(folder, sft_options(), load_tokenizer(folder, sft_options()))
     assert not mark.exists()
 
@@ -166,7 +165,7 @@ ALL_OF_IT = "{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}"
     [
         ("{% if %}", "the chat template has a mistake in line 1"),
         ("\n{{ x | nofilter }}", "the chat template has a mistake in line 2: No filter named 'nofilter'"),
-        ("{% generation %}{{ 1 }}", "the chat template has a mistake in line 1"),
+        (f"{ALL_OF_IT}{{% generation %}}{{{{ 1 }}}}", "the chat template has a mistake in line 1"),
         (
             f"{ALL_OF_IT}{{% for a in range(99999) %}}{{% for b in range(99999) %}}x{{% endfor %}}{{% endfor %}}",
             "ENDLESS",
@@ -201,10 +200,10 @@ def test_a_strangers_template_ends_in_a_sentence(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of three megabytes, where this machine lets us have one."""
+    """A file system of eight megabytes, where this machine lets us have one."""
     place = tmp_path / "small"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
         pytest.skip("only root may mount a small file system")
     yield place
@@ -228,7 +227,8 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(left: int, small_disk:
     with pytest.raises(Exception) as full:
         run(sft_options(), folder, base)
     said = [str(error) for error in chain(full.value)]
-    assert any("No space left" in one or "failed writing" in one or "os error 28" in one for one in said), said
+    words = ("No space left", "failed writing", "unexpected pos", "os error 28")
+    assert any(word in one for one in said for word in words), said  # what the runner knows a full disk by
     assert last_sealed_step(folder / "trainer") >= 2
     assert damage(folder / "trainer" / f"checkpoint-{last_sealed_step(folder / 'trainer')}") is None
     ballast.unlink()

@@ -25,9 +25,7 @@ from smolrecipe.running.store import RunStore
 from smolrecipe.running.sweep import SweptOutcome, run_sweep
 
 
-def run_variants(
-    session: Session, sweep: SweepPlan, runs: Path, *, as_json: bool, check: Check, grace: float
-) -> None:
+def run_variants(session: Session, sweep: SweepPlan, runs: Path, *, as_json: bool, check: Check, grace: float) -> None:
     """Run a sweep and end with what its variants measured.
 
     Raises:

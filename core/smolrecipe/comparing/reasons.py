@@ -32,8 +32,7 @@ def reasons_of(a: SideStage, b: SideStage, changes: Sequence[Change], names: Map
     ]
     exchanged = any(change.component for change in changes)
     found.extend(_plugins(a, b, exchanged=exchanged))
-    told = {".".join(map(str, change.path)) for change in changes if change.has_effect and not change.order}
-    found.extend(_data(a, b, told))
+    found.extend(_data(a, b, {".".join(map(str, change.path)) for change in changes if _tells_of_data(change, a, b)}))
     found.extend(_parents(a, b, names))
     if not found:
         found.append(
@@ -53,6 +52,12 @@ def _plugins(a: SideStage, b: SideStage, *, exchanged: bool) -> Iterator[Reason]
             yield Reason(kind="plugin", what=f"'{name}' {old} -> {new}", about=name)
         elif old_source != new_source:
             yield Reason(kind="plugin", what=f"'{name}' (source)", about=name)
+
+
+def _tells_of_data(change: Change, a: SideStage, b: SideStage) -> bool:
+    """Whether an option that differs is why the data behind it does: where a file lies, and in which order, is not."""
+    is_place = change.path in a.known.files and change.path in b.known.files
+    return change.has_effect and not change.order and not is_place
 
 
 def _data(a: SideStage, b: SideStage, told: set[str]) -> Iterator[Reason]:

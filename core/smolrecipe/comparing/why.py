@@ -15,6 +15,7 @@ from smolrecipe.comparing.reasons import Reason, reasons_of
 from smolrecipe.comparing.sides import Side, SideStage, side_of_record
 from smolrecipe.errors import Place
 from smolrecipe.planning.plan import PlannedStage
+from smolrecipe.published import DIGEST_DIGITS
 from smolrecipe.running.store import RunStore
 from smolrecipe.stage import METRICS_FILE, read_events
 from smolrecipe.strict_json import read_mapping
@@ -115,7 +116,7 @@ class Explainer:
             abandoned=tuple(
                 path
                 for path in sorted(self.store.root.glob(f"{stage.name}-*.partial"))
-                if path != partial and path.name.removesuffix(".partial")[:-13] == stage.name
+                if path != partial and path.name.removesuffix(".partial")[: -DIGEST_DIGITS - 1] == stage.name
             ),
         )
 

@@ -18,6 +18,7 @@ import yaml
 from smolrecipe.errors import Place, Problem
 from smolrecipe.recipe.names import key_problem
 from smolrecipe.recipe.nodes import Node, Scalar
+from smolrecipe.recipe.paths import no_file
 from smolrecipe.recipe.syntax import syntax_problem
 from smolrecipe.recipe.wording import MOST_PROBLEMS, character_name, cut, refusal
 from smolrecipe.strict_json import read_bytes
@@ -52,10 +53,13 @@ def read_file(path: Path, asked_at: Place | None = None) -> Node:
     Raises:
         RecipeError: with every problem of the file that can be told at once.
     """
+    asked_at = asked_at or Place(str(path), 1, 1)
+    if lacking := no_file(path):
+        raise refusal([Problem(lacking, asked_at)])
     try:
         content = read_bytes(path, most_bytes=_LARGEST_BYTES)
-    except ValueError as error:
-        raise refusal([Problem(str(error), asked_at or Place(str(path), 1, 1))]) from None
+    except (OSError, ValueError) as error:
+        raise refusal([Problem(str(error), asked_at)]) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

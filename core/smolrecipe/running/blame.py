@@ -24,6 +24,8 @@ _OWN_WORDS_FIRST = 1.5
 """Seconds by which a process' own explanation goes before a signal that ended another: that may be what it led to."""
 
 _WATCHDOG = re.compile(rb"Watchdog caught collective operation timeout|ProcessGroupNCCL.*heartbeat")
+_PEER_GONE = re.compile(r"(closed|reset) by (remote )?peer|Broken pipe|got 0 bytes", re.IGNORECASE)
+"""What is said of a process that is gone, and not of one that keeps silent."""
 _LOG_END = 1 << 18
 
 
@@ -45,26 +47,37 @@ def reason_of(folder: Path, log: Path, code: int, processes: int, step: int | No
         step: the last step that it told of since it was started.
     """
     notes, ends = read_notes(folder), read_ends(folder)
+    stopped = next((note for note in notes.values() if note.state == "stopped"), None)
     if processes == 1:
-        return _alone(notes.get(0), code)
+        return _stopped(stopped) if stopped is not None else _alone(notes.get(0), code)
     where = "before its first step was done" if step is None else f"in step {step + 1}"
-    told_of_timeout = _WATCHDOG.search(_end_of(log)) is not None
-    suspects = [*_failed(notes, processes, where), *_ended(notes, ends, processes, where, told_of_timeout)]
+    watchdog = _WATCHDOG.search(_end_of(log)) is not None
+    suspects = [*_failed(notes, processes, where), *_ended(notes, ends, processes, where, watchdog)]
     if suspects:
         return min(suspects, key=lambda suspect: suspect.at).text
-    lost = [note for note in notes.values() if note.state == "failed"]
+    if stopped is not None:
+        return _stopped(stopped)
+    lost = sorted((note for note in notes.values() if note.state == "failed"), key=lambda note: note.at)
+    gave_up = {rank for rank, (how, _) in ends.items() if watchdog and how == -signal.SIGABRT}
     silent = [rank for rank in range(processes) if rank not in notes or notes[rank].state == "started"]
-    if lost or told_of_timeout:
-        message = f" ({_first_line(min(lost, key=lambda note: note.at).message)})" if lost else ""
-        silent = [rank for rank in silent if not (told_of_timeout and ends.get(rank, (0, 0))[0] == -signal.SIGABRT)]
-        if silent and len(silent) < processes:
+    silent = [rank for rank in silent if rank not in gave_up]
+    if lost or gave_up:
+        message = f" ({_first_line(lost[0].message)})" if lost else ""
+        if any(_PEER_GONE.search(note.message) for note in lost) and silent and silent[0] in notes:
+            how, _ = ends.get(silent[0], (0, 0.0))
+            return _lost(notes, silent[0], processes, where, _signalled(how) if how < 0 else "ended without a word")
+        if silent:
             return _silent(notes, silent, processes, where, message)
         return f" failed {where}: its {processes} processes lost each other{message}; look at the network between them"
     if terminated := [rank for rank, (how, _) in sorted(ends.items()) if how == -signal.SIGTERM]:
-        return f" lost {_name(notes, terminated[0], processes)}, which {_signalled(-signal.SIGTERM)}, {where}"
-    if notes and len(silent) == processes:
-        return f" was ended {where}, and none of its {processes} processes said why{_launcher(code)}"
-    return f" failed {where}{_launcher(code)}" if notes else f" could not start its processes{_launcher(code)}"
+        return _lost(notes, terminated[0], processes, where, _signalled(-signal.SIGTERM))
+    if not notes:
+        return f" could not start its processes{_launcher(code)}"
+    return f" was ended {where}, and none of its {processes} processes said why{_launcher(code)}"
+
+
+def _stopped(note: Note) -> str:
+    return f" was asked to stop by a signal from outside, and saved after step {note.step}"
 
 
 def _alone(note: Note | None, code: int) -> str:
@@ -95,13 +108,15 @@ def _ended(
     for rank, (code, at) in ends.items():
         by_launcher = code == -signal.SIGTERM or (code == -signal.SIGKILL and at - min(times) > _LAUNCHER_WAITS)
         gave_up = watchdog and code == -signal.SIGABRT
-        explained = rank in notes and notes[rank].state == "failed"
-        if code < 0 and not by_launcher and not gave_up and not explained:
-            text = (
-                f" lost {_name(notes, rank, processes)}, which {_signalled(code)}, {where}; the others cannot go on "
-                "without it and were ended"
-            )
-            yield _Suspect(at=at, rank=rank, text=text)
+        spoke = rank in notes and notes[rank].state != "started"
+        if not by_launcher and not gave_up and not spoke:
+            how = _signalled(code) if code < 0 else f"ended with exit code {code} and said no more"
+            yield _Suspect(at=at, rank=rank, text=_lost(notes, rank, processes, where, how))
+
+
+def _lost(notes: Mapping[int, Note], rank: int, processes: int, where: str, how: str) -> str:
+    name = _name(notes, rank, processes)
+    return f" lost {name}, which {how}, {where}; the others cannot go on without it and were ended"
 
 
 def _silent(notes: Mapping[int, Note], ranks: list[int], processes: int, where: str, message: str) -> str:
