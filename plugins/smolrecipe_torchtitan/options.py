@@ -160,7 +160,8 @@ class PretrainOptions:
         at_least=1,
         identity=False,
         doc="steps between checkpoints, from which an interrupted stage resumes. A stage that is asked to stop saves "
-        "one more, after the step that it is in: it needs the time of one step and one checkpoint for it",
+        "one more, after the step that it is in: it needs the time of one step and one checkpoint for it, of two where "
+        "one was still being written",
     )
     keep_checkpoints: int = option(
         default=1,

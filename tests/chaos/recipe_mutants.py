@@ -223,7 +223,7 @@ def _name_stage(draft: Draft) -> None:
     root = draft.tree(draft.base.main)
     slot = draft.pick(root, lambda slot: slot.path[:1] == ("stages",) and len(slot.path) == 2)
     old, new = slot.path[-1], draft.random.choice(NAMES)
-    key, value = slot.holder.value[slot.index]
+    _, value = slot.holder.value[slot.index]
     slot.holder.value[slot.index] = (quoted(new), value)
     for other in draft.slots(root, lambda slot: isinstance(slot.value, yaml.ScalarNode) and slot.value.value == old):
         other.put(quoted(new))

@@ -167,7 +167,7 @@ class Fate:
         if isinstance(path, int) or not isinstance(path, (str, os.PathLike)):
             return
         if event in ("os.remove", "os.rmdir") and len(args) > 1 and args[1] != -1:
-            path = Path(os.readlink(f"/proc/self/fd/{args[1]}")) / path
+            path = Path(f"/proc/self/fd/{args[1]}").readlink() / path
         path = Path(path).absolute()
         if not path.is_relative_to(self.folder):
             return
@@ -336,10 +336,9 @@ def run(training: Training, folder: Path) -> list[dict[str, Any]]:
         for rank, process in enumerate(processes):
             if rank not in ended and process.exitcode is not None:
                 ended[rank] = time.monotonic() - started
-        if any(happening.what == "SIGSTOP" and happening.rank not in ended for happening in training.happens):
-            # It hangs until the others have ended, as the launcher would let it.
-            if len(ended) == world - 1:
-                break
+        hangs = any(happening.what == "SIGSTOP" and happening.rank not in ended for happening in training.happens)
+        if hangs and len(ended) == world - 1:
+            break  # it hangs until the others have ended, as the launcher would let it
         time.sleep(0.01)
     seen = []
     for rank, process in enumerate(processes):
