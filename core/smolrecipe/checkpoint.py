@@ -309,6 +309,8 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     where = content.get("weight_map")
     if not isinstance(where, dict) or not where:
         raise StageError(f"{index} has no 'weight_map'")
+    if not isinstance(content.get("metadata"), dict):
+        raise StageError(f"{index} has no mapping 'metadata'")
     for name in where.values():
         if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or not name.isprintable():
             raise StageError(f"{index} names {printable(json.dumps(name))}, which is no safetensors file beside it")

@@ -99,7 +99,7 @@ def test_a_lock_holds_what_it_takes_and_is_the_same_every_time(
     text = locked.read_text()
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     out = smolrecipe("lock", recipe, check=0).stdout
-    assert locked.read_text() == text and out.startswith(f"{locked}: 2 stages, 1 plugins, ")
+    assert locked.read_text() == text and out.startswith(f"{locked}: 2 stages, 1 plugin, ")
     content = json.loads(text)
     assert list(content["stages"]) == ["one", "two"]
     one = content["stages"]["one"]

@@ -43,8 +43,9 @@ def lock(session: Session, recipe: str, settings: tuple[str, ...], output: Path 
     made_with = redact_value(document(plan, session.registry.catalog))
     text = lock_text(made_with)
     _write(target, text)
-    stages, plugins, packages = (len(made_with[key]) for key in ("stages", "plugins", "packages"))
-    click.echo(f"{target}: {stages} stages, {plugins} plugins, {packages} packages")
+    counts = ((len(made_with[what]), what) for what in ("stages", "plugins", "packages"))
+    told = ", ".join(f"{count} {what if count != 1 else what.removesuffix('s')}" for count, what in counts)
+    click.echo(f"{target}: {told}")
 
 
 def locked_options(function: F) -> F:
