@@ -20,6 +20,7 @@ from smolrecipe.strict_json import parse_json, printable, read_bytes, read_mappi
 from smolrecipe.untrusted import untrusted
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -108,9 +109,11 @@ def check_tokenizer_files(folder: Path) -> None:
         StageError: naming the file, where one is damaged or would have another place read.
     """
     try:
-        for name in ("special_tokens_map.json", "added_tokens.json", "generation_config.json", "tokenizer.json"):
+        for name in ("special_tokens_map.json", "added_tokens.json", GENERATION_FILE, "tokenizer.json"):
             if (folder / name).exists():
-                read_mapping(folder / name)
+                content = read_mapping(folder / name)
+                if name == GENERATION_FILE:
+                    _check_ids(folder / name, content)
         if (settings := folder / "tokenizer_config.json").exists():
             content = read_mapping(settings, most_bytes=_MOST_CONFIG_BYTES)
             names = content.get("fast_tokenizer_files") or []
@@ -324,6 +327,13 @@ def _implementations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, A
             if "implementation" in key and "/" in str(item):
                 yield ".".join([*path, key]), item
             yield from _implementations(item, (*path, key))
+
+
+def _check_ids(file: Path, content: Mapping[str, Any]) -> None:
+    for key, value in content.items():
+        ids = value if isinstance(value, list) else [value]
+        if key.endswith("_token_id") and not all(item is None or isinstance(item, int) for item in ids):
+            raise ValueError(f"{file}: {key} is {printable(repr(value))}, which is no token's number")
 
 
 def _check_sizes(file: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:

@@ -51,7 +51,7 @@ def _rows(
         wanted = list(dict.fromkeys(columns_of(names, yields, columns, where).values()))
         number = 0
         for group in range(parquet.num_row_groups):
-            rows_at_a_time = _rows_at_a_time(parquet.metadata.row_group(group), wanted, where)
+            rows_at_a_time = _rows_at_a_time(parquet, group, wanted, where)
             for batch in parquet.iter_batches(rows_at_a_time, row_groups=[group], columns=wanted, use_threads=False):
                 found = {name: batch.column(name) for name in wanted}
                 _require_short(batch, where, number)
@@ -62,16 +62,19 @@ def _rows(
             raise StageError(f"{where} is damaged: it has {number} rows and says {parquet.metadata.num_rows}")
 
 
-def _rows_at_a_time(group: Any, wanted: list[str], where: str) -> int:
+def _rows_at_a_time(parquet: Any, group: int, wanted: list[str], where: str) -> int:
     """As many as fit into memory even if each is as long as all that the group holds: one text may be used again and
     again, and costs the file nothing.
     """
+    # What a file says of its columns is looked at once a row was read: asked for before, it ends this process where it
+    # is damaged, and reading raises an error.
+    next(parquet.iter_batches(1, row_groups=[group], columns=wanted, use_threads=False), None)
     largest = 1
-    for index in range(group.num_columns):
-        column = group.column(index)
-        path = column.path_in_schema
-        if path.partition(".")[0] not in wanted and path not in wanted:
+    for index in range(len(parquet.schema.names)):
+        path = parquet.schema.column(index).path
+        if path not in wanted and path.partition(".")[0] not in wanted:
             continue
+        column = parquet.metadata.row_group(group).column(index)
         largest = max(largest, column.total_uncompressed_size)
         if path not in wanted and column.num_values > _MOST_NESTED_VALUES:
             raise StageError(

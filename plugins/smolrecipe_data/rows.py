@@ -147,8 +147,9 @@ def _preference(row: dict[str, Any]) -> dict[str, Any]:
 def _messages(value: Any, field: str) -> list[dict[str, Any]]:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
         raise _WrongFieldError(f"'{field}' must be a list of messages")
-    if strange := next((message for message in value if not isinstance(message, Mapping)), None):
-        raise _WrongFieldError(f"a message of '{field}' is {type(strange).__name__}, where role and content belong")
+    for message in value:
+        if not isinstance(message, Mapping):
+            raise _WrongFieldError(f"a message of '{field}' is {type(message).__name__}, not a role and a content")
     messages = [{key: item for key, item in message.items() if item is not None} for message in value]
     for message in messages:
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):

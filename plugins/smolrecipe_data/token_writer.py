@@ -137,4 +137,7 @@ def _documents(parquet: Any, at_a_time: int) -> Iterator[Document]:
 
 def _start_worker() -> None:
     die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
+        os._exit(1)  # it died while this process started, and nobody else would end it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core each

@@ -46,7 +46,10 @@ def export(options: ExportOptions, context: StageContext) -> Artifact:
     if before.get("use_cache") is False:
         context.say("use_cache was off, as training leaves it: the exported model caches while it generates")
 
-    facts = reload(target, config)
+    try:
+        facts = reload(target, config)
+    except StageError as error:
+        raise StageError(f"the model of '{options.from_}' ({source}) cannot be exported: {error}") from None
     changed = sorted(key for key in before.keys() | config.keys() if before.get(key) != config.get(key))
     context.say(
         f"loaded with transformers; attention scaling {facts['attention_scaling']}, generated {facts['sample']!r}"
@@ -169,6 +172,6 @@ def _weights(source: Path, target: Path, dtype: str, config: HfConfig) -> str:
 
 def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # the file itself, where it is a link
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)

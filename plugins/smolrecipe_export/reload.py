@@ -20,6 +20,8 @@ from smolrecipe.checkpoint import LONGEST_SECONDS, TEMPLATE_GIB, misfits, stored
 from smolrecipe_export.rotary_formula import attention_factor
 
 SAMPLE_TOKENS = 8
+LONGEST_PROMPT = 2**14
+"""Tokens of a conversation of one word; a chat template may put a long system message before it."""
 ORIGINAL = "original_max_position_embeddings"
 STRETCHES = ("yarn", "llama3", "longrope")
 """Kinds of RoPE that are computed from the length that the model was trained on."""
@@ -161,7 +163,10 @@ def _prompt(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
             text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": "Hello"}], tokenize=False, add_generation_prompt=True
             )
-        ids = tokenizer.encode(str(text), add_special_tokens=False)
+            ids = tokenizer.encode(str(text), add_special_tokens=False)
     else:
-        ids = tokenizer.encode("Hello")
+        with untrusted("the tokenizer cannot encode a word", seconds=LONGEST_SECONDS):
+            ids = tokenizer.encode("Hello")
+    if len(ids) > LONGEST_PROMPT:
+        raise StageError(f"the chat template makes {len(ids):,} tokens of a conversation of one word")
     return torch.tensor([ids or [tokenizer.eos_token_id]])

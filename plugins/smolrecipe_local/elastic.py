@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     processes, *worker = arguments
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each process would take all cores
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

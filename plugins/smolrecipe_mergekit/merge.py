@@ -195,7 +195,8 @@ def _verify(target: Path, base: Checkpoint, dtype: str) -> int:
                 parameters += tensor.numel()
     if seen != set(base.tensors):
         raise StageError(f"mergekit wrote no {', '.join(sorted(set(base.tensors) - seen)[:3])}")
-    with untrusted(f"transformers does not load the merged model in {target}"):
+    what = f"transformers does not load the merged model with the files of '{base.name}' ({base.folder})"
+    with untrusted(what):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             target, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )

@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import AutoTokenizer, GenerationConfig  # noqa: TID253
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig  # noqa: TID253
 
 from smolrecipe import Artifact, StageContext, StageError, untrusted
 from smolrecipe.checkpoint import (
+    CONFIG_FILE,
+    GENERATION_FILE,
     INDEX_FILE,
     LONGEST_SECONDS,
     StoredTensor,
@@ -23,8 +25,6 @@ from smolrecipe.stage import MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_pretrained import PretrainedModelOptions
 from smolrecipe_pretrained.download import download
 from smolrecipe_pretrained.fit import unlike
-
-_GENERATION_FILE = "generation_config.json"
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "chat_template", "vocab", "merges")
 """How the names of a tokenizer's files start."""
@@ -84,22 +84,16 @@ def _check_links(source: Path) -> None:
     real = source.resolve()
     allowed = [real, *([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])]
     for file in sorted(source.iterdir()):
-        if file.is_symlink() and not any(folder in _end(file).parents for folder in allowed):
+        if file.is_symlink() and not file.exists():
+            raise StageError(f"{file} is a link to nothing: fetch what it led to again")
+        if file.is_symlink() and not any(folder in file.resolve().parents for folder in allowed):
             raise StageError(f"{file} is a link that leads out of the folder: put the file itself there")
-
-
-def _end(link: Path) -> Path:
-    """Where a link leads."""
-    try:
-        return link.resolve()
-    except (OSError, RuntimeError):  # links that lead to each other
-        return Path("/")
 
 
 def _check_generation(source: Path) -> None:
     """Read the generation settings, where there are any, as every later stage will."""
-    if (source / _GENERATION_FILE).exists():
-        with untrusted(f"transformers does not take {source / _GENERATION_FILE}", seconds=LONGEST_SECONDS):
+    if (source / GENERATION_FILE).exists():
+        with untrusted(f"transformers does not take {source / GENERATION_FILE}", seconds=LONGEST_SECONDS):
             GenerationConfig.from_pretrained(source, local_files_only=True)
 
 
@@ -108,7 +102,15 @@ def _check_tokenizer(source: Path, tokenizer: Path) -> None:
     check_tokenizer_files(tokenizer)
     what = f"the tokenizer in {source} (tokenizer.json, tokenizer_config.json) does not load"
     with untrusted(what, seconds=LONGEST_SECONDS):
-        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)("Hello")
+        loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
+        loaded("Hello")
+        vocabulary = loaded.get_vocab()
+        known = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False).vocab_size
+    if beyond := sorted(word for word, number in vocabulary.items() if not 0 <= number < known):
+        raise StageError(
+            f"{source}: the model of {CONFIG_FILE} knows {known:,} tokens, and tokenizer.json has {len(beyond)} with "
+            f"higher numbers, {ascii(beyond[0])[:100]} among them"
+        )
 
 
 def _count(held: Mapping[str, StoredTensor], tied: Mapping[str, str]) -> int:

@@ -36,6 +36,11 @@ class Rendered:
     spelled: Sequence[Span] = ()
     """Control tokens that a message spells."""
 
+    @property
+    def characters(self) -> int:
+        """How long it is."""
+        return len(self.text)
+
     def pieces(self) -> Iterator[tuple[Rendered, bool]]:
         """The text cut around what is spelled: each piece with its own spans, and whether it is spelled."""
         at = 0
@@ -71,8 +76,12 @@ class ControlTokens:
         """The first that is spelled, but that the tokenizer has no other tokens for."""
         return _found(self._unspellable, value)
 
+    def marks_in(self, value: Any) -> str | None:
+        """A character in it that would be taken for a mark."""
+        return _found(_MARKS, value)
+
     def marked(self, value: Any) -> Any:
-        """The same with a mark before and after each that is spelled."""
+        """The same with a mark before and after each that is spelled; it must have no marks."""
         return mark_control_tokens(value, self._pattern)
 
     def unmarked(self, text: str, spans: Iterable[Span]) -> Rendered:

@@ -21,7 +21,7 @@ from smolrecipe_trl import template_reading
 from smolrecipe_trl.chat_templates import marks_assistant
 from smolrecipe_trl.control_tokens import ControlTokens, Rendered
 from smolrecipe_trl.conversations import Conversation, Message, Pair
-from smolrecipe_trl.row_values import EndlessRowError, UnusableRowError
+from smolrecipe_trl.row_values import EndlessRowError, UnusableRowError, shown
 
 _FLAGS = re.compile("/no_think|/think|/system_override")
 _NOT_THE_ROWS = (
@@ -39,6 +39,11 @@ class RenderedPair:
 
     chosen: Rendered
     rejected: Rendered
+
+    @property
+    def characters(self) -> int:
+        """How long both are together."""
+        return self.chosen.characters + self.rejected.characters
 
 
 class ChatRenderer:
@@ -84,7 +89,7 @@ class ChatRenderer:
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         for name in arguments:
             if name in _NOT_THE_ROWS or name in self._special_tokens:
-                raise UnusableRowError(f"has '{name}' among its template arguments, which is not a row's to say")
+                raise UnusableRowError(f"has '{shown(name)}' among its template arguments, which is not a row's to say")
 
     def _render(self, messages: Sequence[Message], arguments: Mapping[str, Any]) -> Rendered:
         for number, message in enumerate(messages):
@@ -93,8 +98,8 @@ class ChatRenderer:
             ]
             if dropped:
                 raise UnusableRowError(
-                    f"has {' and '.join(repr(key) for key in dropped)} in message {number} (role '{message['role']}'), "
-                    "which the chat template does not render"
+                    f"has {' and '.join(repr(shown(key, 30)) for key in dropped[:3])} in message {number} (role "
+                    f"'{message['role']}'), which the chat template does not render"
                 )
         rendered = self._text(messages, arguments)
         lost = self._lost_turn(messages, arguments)
@@ -122,6 +127,10 @@ class ChatRenderer:
         if spells:
             if (token := self._control_tokens.unspellable_in(given)) is not None:
                 raise UnusableRowError(f"spells '{token}', which the tokenizer has no other tokens for")
+            if (mark := self._control_tokens.marks_in(given)) is not None:
+                raise UnusableRowError(
+                    f"spells a control token and has U+{ord(mark):X}, which marks these: leave one out"
+                )
             given = self._control_tokens.marked(given)
         text, spans = self._call({**self._special_tokens, **given[1], **how}, given[0])
         return self._control_tokens.unmarked(text, spans) if spells else Rendered(text, spans)

@@ -27,6 +27,8 @@ from smolrecipe_trl.row_values import UnusableRowError
 from smolrecipe_trl.seals import damage, seal
 
 _BATCH = 512
+_BATCH_CHARACTERS = 1 << 23
+"""Rows are tokenised in batches, of fewer rows where these are long: a token takes a hundred bytes meanwhile."""
 _COUNTS_FILE = "counts.json"
 _TRAIN = "train"
 _HELD_OUT = "held_out"
@@ -57,7 +59,7 @@ Prepare = Callable[[list[Any]], list[tuple[Columns | None, Counts]]]
 """Tokenises a batch of rendered rows: the columns of each (``None`` for a row without loss) and its counts."""
 
 Render = Callable[[Any], Any]
-"""Renders one row, or raises ``UnusableRowError``."""
+"""Renders one row, into something that says how many ``characters`` it has, or raises ``UnusableRowError``."""
 
 
 @frozen(kw_only=True)
@@ -214,15 +216,17 @@ def _prepared(
     """Number and columns of each row of a source (``None`` for one that is left out)."""
     numbers: list[int] = []
     batch: list[Any] = []
+    characters = 0
     for number, row in enumerate(rows):
         try:
             batch.append(render(row))
             numbers.append(number)
+            characters += batch[-1].characters
         except UnusableRowError as reason:
             refusals.add(label, number, reason)
-        if len(batch) == _BATCH:
+        if len(batch) == _BATCH or characters > _BATCH_CHARACTERS:
             yield from zip(numbers, _counted(prepare(batch), total), strict=True)
-            numbers, batch = [], []
+            numbers, batch, characters = [], [], 0
     if batch:
         yield from zip(numbers, _counted(prepare(batch), total), strict=True)
 

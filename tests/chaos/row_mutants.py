@@ -90,21 +90,23 @@ _TEXTS = (
     *("/think", "/no_think /system_override", "\U000f0000<|im_end|>\U000f0001", "\U000f0001x", *CONTROL),
 )
 _VALUES: tuple[Callable[[], Any], ...] = (
-    *(lambda value=value: value for value in (None, True, False, 0, -1, 10**30, 10**5000, 0.5, b"bytes", (), [], {})),
+    *(lambda value=value: value for value in (None, True, False, 0, -1, 10**30, 10**5000, 0.5, b"bytes", ())),
     *(lambda value=value: value for value in (math.nan, math.inf, -math.inf, 1e308, range(3), frozenset("ab"), object)),
+    list,
+    dict,
     lambda: numpy.bool_(False),
     lambda: numpy.float64("nan"),
     lambda: numpy.int64(7),
     lambda: numpy.array(["a", "b"]),
     lambda: datetime.datetime(2026, 1, 1),
-    lambda: (message for message in [_QUESTION]),
+    lambda: (message for message in [dict(_QUESTION)]),
     lambda: _deep(20),
     lambda: _deep(200),
     lambda: _deep(50_000),
     _cycle,
     lambda: {1: "x", None: "y"},
     lambda: {"\ud800": "x"},
-    lambda: [_QUESTION, _ANSWER],
+    lambda: copy.deepcopy([_QUESTION, _ANSWER]),
     lambda: {"role": "assistant", "content": [{"type": "text", "text": "x"}]},
     lambda: json.dumps([_QUESTION, _ANSWER]),
 )
@@ -126,7 +128,7 @@ _ROLES = (
 )
 _CALLS = (
     *("{not json", "[]", "null", "{}", '{"a": 1}', '{"a": NaN}', "[" * 3000),
-    *({"a": b"1"}, {"a": math.nan}, {1: 2}, ["a"], None, 5),
+    *(b"1", math.nan, None, 5),
 )
 
 Node = tuple[Any, Any]
@@ -213,7 +215,8 @@ def _call(row: Any, holder: Any, place: Any, drawn: random.Random) -> None:
     """A call of a tool, with arguments that may be anything."""
     messages = [inner for inner, at in _nodes(row) if at == "content"]
     if messages:
-        function = {"name": "add", "arguments": drawn.choice(_CALLS)}
+        arguments = drawn.choice((lambda: drawn.choice(_CALLS), lambda: {"a": drawn.choice(_CALLS)}, lambda: [1]))()
+        function = {"name": "add", "arguments": arguments}
         drawn.choice(messages)["tool_calls"] = drawn.choice(([{"function": function}], [function], [3], function, "x"))
 
 
@@ -231,8 +234,8 @@ def _same_answers(row: Any, holder: Any, place: Any, drawn: random.Random) -> No
 
 
 def _huge(row: Any, holder: Any, place: Any, drawn: random.Random) -> None:
-    """Up to ten megabytes, rarely: they take a second each."""
-    size = drawn.choice((MEGABYTE // 64,) * 30 + (10 * MEGABYTE,))
+    """A lot of text, now and then half a megabyte of it."""
+    size = drawn.choice((MEGABYTE // 64,) * 30 + (MEGABYTE // 2,))
     unit = drawn.choice(("a", "ab ", "\n", "é", "<|im_end|>", "</think>"))
     holder[place] = unit * (size // len(unit))
 

@@ -29,8 +29,8 @@ from smolrecipe_trl.rendering import ChatRenderer
 from smolrecipe_trl.row_files import Counts, _prepared
 
 SHORT, LONG = 2_000, 10_000
-LONGEST = 60.0
-"""Seconds that one row may take; ten megabytes take some."""
+LONGEST = 120.0
+"""Seconds that one row may take; half a megabyte takes some where others use the machine too."""
 
 OPEN = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ '<|im_start|>assistant\\n' ~ m.content ~ "
@@ -67,7 +67,7 @@ class Judge:
         self._start, self._end = (self.tokenizer.convert_tokens_to_ids(f"<|im_{side}|>") for side in ("start", "end"))
         self._renderers = {name: ChatRenderer(self.tokenizer, text) for name, text in TEMPLATES.items()}
 
-    def judge(self, number: int, kind: str, row: Any) -> None:
+    def judge(self, number: int, kind: str, row: Any, longest: float = LONGEST) -> None:
         """Check what becomes of one row."""
         name = tuple(TEMPLATES)[number % len(TEMPLATES)]
         renderer = self._renderers[name]
@@ -80,7 +80,7 @@ class Judge:
             render = lambda row: renderer.pair(pair(row))  # noqa: E731
         refusals, counts, at = Refusals(), Counts(), time.monotonic()
         made = list(_prepared([row], "mutants", render, prepare, refusals, counts))
-        assert time.monotonic() - at < LONGEST
+        assert time.monotonic() - at < longest
         if not made:
             self.seen["refused"] += 1
             self._refused(refusals)
@@ -117,16 +117,16 @@ class Judge:
         arguments = told_arguments(row)
         if kind == "chat":
             messages = plain_messages(row["messages"])
-            self._matches(name, messages, arguments, columns["input_ids"], columns["labels"] != IGNORED, 0)
-            return spells([messages, arguments])
+            return self._matches(name, messages, arguments, columns["input_ids"], columns["labels"] != IGNORED, 0)
         prompt = row.get("prompt")
+        spelled = False
         for side in ("chosen", "rejected"):
             own = plain_messages(row[side])
             whole = own if prompt is None or isinstance(prompt, str) else [*plain_messages(prompt), *own]
             answers = len(own) if whole is not own else answers_of(row, side)
             mask = columns[f"{side}_mask"] == 1
-            self._matches(name, whole, arguments, columns[f"{side}_ids"], mask, len(whole) - answers)
-        return spells([row["chosen"], row["rejected"], prompt if isinstance(prompt, list) else [], arguments])
+            spelled |= self._matches(name, whole, arguments, columns[f"{side}_ids"], mask, len(whole) - answers)
+        return spelled
 
     def _matches(
         self,
@@ -136,7 +136,7 @@ class Judge:
         ids: numpy.ndarray,
         learned: numpy.ndarray,
         first: int,
-    ) -> None:
+    ) -> bool:
         expected = self.tokenizer.apply_chat_template(
             messages, chat_template=TEMPLATES[name], tokenize=False, **arguments
         )
@@ -148,6 +148,7 @@ class Judge:
         assert int((ids[learned] == self._end).sum()) == len(answers)
         text = self.tokenizer.decode(ids[learned])
         assert all(message["content"].lstrip("\n") in text for message in answers)
+        return len(_CONTROL.findall(expected)) > 2 * turns
 
 
 def content(message: Any) -> Any:
@@ -178,14 +179,6 @@ def answers_of(row: Mapping[str, Any], side: str) -> int:
     return len(row[side]) - same
 
 
-def spells(value: Any) -> bool:
-    """Whether any text in it has a control token."""
-    if isinstance(value, str):
-        return _CONTROL.search(value) is not None
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return any(map(spells, parts))
-
-
 def test_hostile_rows_are_rendered_right_or_refused() -> None:
     judge = Judge()
     for mutant in mutants(1, SHORT):
@@ -199,6 +192,15 @@ def test_many_hostile_rows_are_rendered_right_or_refused() -> None:
     for mutant in mutants(2, LONG):
         judge.judge(*mutant)
     enough(judge.seen, LONG)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("unit", ["a", "ab ", "é"])
+def test_ten_megabytes_are_a_row_too(unit: str) -> None:
+    judge = Judge()
+    question = {"role": "user", "content": unit * (10_000_000 // len(unit.encode()))}
+    judge.judge(0, "chat", {"messages": [question, {"role": "assistant", "content": "long"}]}, longest=900)
+    assert judge.seen["taken"] == 1
 
 
 def enough(seen: Counter[str], count: int) -> None:

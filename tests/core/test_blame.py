@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from smolrecipe.running import watch as watching
 from smolrecipe.running.blame import reason_of
 from smolrecipe.running.notes import OwnNote, ends_file, is_alive, prepare_notes, read_notes
+from smolrecipe.running.watch import LostProcessesError, Watch
 
 GONE = "RuntimeError: [gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:17288."
 TIMEOUT = "RuntimeError: [gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 5000ms for recv operation"
@@ -22,7 +26,6 @@ WATCHDOG = (
     "WorkNCCL(SeqNum=42, OpType=ALLREDUCE, NumelIn=1) ran for 600029 milliseconds before timing out.\n"
 )
 KILLED, SEGV, ABORTED, TERMINATED = -9, -11, -6, -15
-NOW = time.time()
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def blame(folder: Path, ends: Mapping[str, tuple[int, float]], log: str = "") ->
     """The reason after step 3, with what the launcher says: rank -> exit code, and seconds from now."""
     (folder / "log.txt").write_text(log)
     if ends:
-        told = json.dumps({rank: [code, int(NOW + later)] for rank, (code, later) in ends.items()})
+        told = json.dumps({rank: [code, int(time.time() + later)] for rank, (code, later) in ends.items()})
         with ends_file(folder).open("r+") as file:
             file.write(told)
     return reason_of(folder, folder / "log.txt", 1, 2, 3)
@@ -130,3 +133,50 @@ def test_notes_have_room_for_any_message_and_tell_who_lives(folder: Path) -> Non
         found = read_notes(folder)
         assert list(found) == [0] and found[0].message and message.startswith(found[0].message)
     assert is_alive(folder, 0) and not is_alive(folder, 1)
+
+
+class TestWatch:
+    """The runner's own bound, for launchers and engines that have none."""
+
+    @pytest.fixture
+    def watch(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+        monkeypatch.setattr(watching, "LOSS_SECONDS", 0.3)
+        monkeypatch.setattr(watching, "_LOOK_EVERY_SECONDS", 0.02)
+        return Watch(folder)
+
+    @staticmethod
+    def worker(folder: Path, rank: int) -> subprocess.Popen[str]:
+        code = (
+            "import sys, time\nfrom pathlib import Path\nfrom smolrecipe.running.notes import OwnNote\n"
+            "note = OwnNote(Path(sys.argv[1]), int(sys.argv[2]), 2)\nprint('here', flush=True)\ntime.sleep(60)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code, folder, str(rank)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        return process
+
+    @staticmethod
+    def look_for(watch: Watch, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            watch.look()
+            time.sleep(0.01)
+
+    def test_the_others_have_their_time_when_one_was_killed(self, watch: Watch, folder: Path) -> None:
+        workers = [self.worker(folder, rank) for rank in range(2)]
+        self.look_for(watch, 0.6)  # all is well
+        workers[1].kill()
+        workers[1].wait()
+        begun = time.monotonic()
+        with pytest.raises(LostProcessesError):
+            self.look_for(watch, 5)
+        assert time.monotonic() - begun > 0.25
+        workers[0].kill()
+        workers[0].wait()
+
+    def test_one_that_failed_counts_and_those_that_are_done_do_not(self, watch: Watch, folder: Path) -> None:
+        done, other = OwnNote(folder, 0, 2), OwnNote(folder, 1, 2)
+        done.done()
+        self.look_for(watch, 0.6)
+        other.failed("told", "no")
+        with pytest.raises(LostProcessesError):
+            self.look_for(watch, 5)

@@ -6,9 +6,12 @@ or in many, float32 or bfloat16, and from the published folder once more.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
+from smolrecipe.stage import read_events
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[[Sequence[str | Path]], "subprocess.Popen[str]"]
 VOCABULARY = 300
 RECIPE = """\
 name: both-ways
@@ -128,3 +134,50 @@ def test_a_folder_that_does_not_fit_is_refused_by_name(recipe: Path, tmp_path: P
     result = smolrecipe("run", recipe, check=1)
     assert "stage 'untied-2'" in result.stderr
     assert "model.layers.2.mlp.up_proj.weight of shape 40 x 32 instead of 48 x 32" in result.stderr
+
+
+def test_two_processes_that_are_asked_to_stop_save_and_the_same_command_goes_on(
+    recipe: Path, tmp_path: Path, smolrecipe: Run, start_smolrecipe: Start
+) -> None:
+    """Through the command line and the launcher, with real learning rates: the bits of a run that nobody stopped."""
+    recipe.write_text(RECIPE[: RECIPE.index("  untied:")])
+    settings = {
+        "steps": 150,
+        "checkpoint_every": 40,
+        "keep_checkpoints": 3,
+        "optimizer.lr": "1.0e-3",
+        "schedule.decay_start": 150,
+        "parallelism.data_parallel": 2,
+        "micro_batch": 1,
+    }
+    changes = [word for key, value in settings.items() for word in ("--set", f"stages.tied.{key}={value}")]
+
+    def steps() -> list[int]:
+        found = [*(tmp_path / "runs").glob("both-ways/tied-*/metrics.jsonl")]
+        return [event["step"] for path in found for event in read_events(path) if "step" in event]
+
+    process = start_smolrecipe(["run", recipe, *changes])
+    end = time.monotonic() + 120
+    while steps()[-1:] < [3] and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    stopped = steps()[-1]
+    assert 3 <= stopped < 150
+    assert f"interrupted in stage 'tied', saved after step {stopped}\n  to go on: " in said
+    smolrecipe("run", recipe, *changes, check=0)
+    smolrecipe("run", recipe, *changes, "--runs", "undisturbed", check=0)
+    assert [*steps()] == [*range(1, 151)]
+    went_on, undisturbed = (
+        {
+            str(path.relative_to(artifact)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for artifact in (tmp_path / runs).glob("both-ways/tied-*")
+            for path in [*artifact.glob("checkpoints/*/*"), *artifact.glob("model/*")]
+        }
+        for runs in ("runs", "undisturbed")
+    )
+    assert [name for name in sorted(went_on) if name.endswith("checkpoint.json")] == [
+        f"checkpoints/step-{step}/checkpoint.json" for step in (120, 150, 80)
+    ]
+    assert went_on == undisturbed

@@ -196,11 +196,11 @@ def test_a_killed_tokenising_process_ends_the_stage_in_a_sentence(
     chaos: Chaos, undisturbed: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stage"
-    stage = side_by_side(chaos.base, folder, DATA_CHAOS_WORKER="4", DATA_CHAOS_MARK=str(folder))
+    stage = side_by_side(chaos.base, folder, DATA_CHAOS_WORKER="6", DATA_CHAOS_MARK=str(folder))
     answer = json.loads(stage.communicate(timeout=120)[0])
     assert answer["error"] == "StageError" and "a tokenising process was killed" in answer["message"]
     assert processes_of(folder) == []
-    assert (folder / "tokens" / "first" / "train" / "00000_unshuffled.ds").is_file()
+    assert list((folder / "tokens" / "first" / "train").glob("*.ds")) != []
     require_same(chaos, undisturbed, "tokenize", folder, "killed in a process of the pool")
 
 

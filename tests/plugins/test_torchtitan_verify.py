@@ -112,7 +112,7 @@ def edit_summary(**changes: Any) -> Callable[[Path], None]:
     def damage(artifact: Path) -> None:
         path = artifact / "stage.json"
         record = json.loads(path.read_text())
-        path.write_text(json.dumps({"summary": {**record["summary"], **changes}}))
+        path.write_text(json.dumps({**record, "summary": {**record["summary"], **changes}}))
 
     return damage
 

@@ -31,6 +31,8 @@ GRACE_SECONDS = 60.0
 WORKER = ("smolrecipe", "_stage")
 """The Python module, with its command, that runs a task file in a stage's process."""
 
+_ONLY_PUBLISHED = "had been done when the run before ended, and only has to be published"
+
 
 class RunView(Protocol):
     """Who watches a run: the terminal, a log, a test."""
@@ -101,7 +103,11 @@ class Runner:
         """Run and publish the stage; what goes wrong leaves here with all that there is to say about it."""
         folder = self.store.partial(stage)
         try:
-            record = record_left(self.store, stage) or self._work(stage, folder)
+            record = record_left(self.store, stage)
+            if record is None:
+                record = self._work(stage, folder)
+            else:
+                self.view.event(stage, {"message": _ONLY_PUBLISHED})
             publish(self.store, stage, record)
         except KeyboardInterrupt as interrupt:
             raise interruption(stage.name, folder, self.command, interrupt, self.grace) from None
@@ -130,7 +136,7 @@ class Runner:
             beginning = begin(self.plan, stage, self.catalog, self.store)
             left = self._run_processes(stage, folder)
         else:
-            self.view.event(stage, {"message": "had been done when the run before ended, and only has to be published"})
+            self.view.event(stage, {"message": _ONLY_PUBLISHED})
             beginning = begin(self.plan, stage, self.catalog, self.store)
         beginning = evolve(beginning, at=time.time() - left.seconds)
         try:
