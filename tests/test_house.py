@@ -74,10 +74,8 @@ def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Pa
             assert not foreign, f"{file.relative_to(repository)} imports {foreign}"
 
 
-PUBLIC = (
-    "smolrecipe",
-    *(f"smolrecipe.{name}" for name in ("checkpoint", "data", "model", "options", "preference", "stage", "testing")),
-)
+OFFERED = ("checkpoint", "data", "durable", "model", "options", "preference", "stage", "testing")
+PUBLIC = ("smolrecipe", *(f"smolrecipe.{name}" for name in OFFERED))
 
 
 def test_plugins_use_what_strangers_may_use(repository: Path) -> None:

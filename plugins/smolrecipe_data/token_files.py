@@ -49,6 +49,9 @@ class TokenStream:
             StageError: when there are none, or one is not whole or not of that vocabulary.
         """
         paths = sorted(folder.glob("*.ds"))
+        lost = {index.with_suffix("") for index in folder.glob("*.ds.index")} - {*paths}
+        if lost:
+            raise StageError(f"{min(lost)} is missing, whose index is there. Tokenise again")
         if not paths:
             raise StageError(f"there are no token files (*.ds) in {folder}")
         self._files = [_open(path, vocab_size) for path in paths]

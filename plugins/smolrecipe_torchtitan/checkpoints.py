@@ -23,7 +23,7 @@ from torchtitan.components.checkpointer.dcp import AsyncMode  # noqa: TID253
 from torchtitan.tools.logging import logger  # noqa: TID253
 
 from smolrecipe import StageError
-from smolrecipe_torchtitan.durable import discard, sweep
+from smolrecipe.durable import discard, sweep
 from smolrecipe_torchtitan.sealed import SEAL, UNSEALED, damage_of
 from smolrecipe_torchtitan.sealed_storage import PlainLoadPlanner, PlainSavePlanner, SealedReader, SealedWriter
 

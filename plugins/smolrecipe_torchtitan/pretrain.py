@@ -15,11 +15,11 @@ import torch.distributed as dist  # noqa: TID253
 from attrs import frozen
 
 from smolrecipe import Artifact, Measure, StageContext, StageError, StageStopped, TokenRow
+from smolrecipe.durable import discard, write_whole
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
 from smolrecipe_torchtitan.checkpoints import damage_seen_by_anyone, find_whole, leave_published
 from smolrecipe_torchtitan.checks import produces
-from smolrecipe_torchtitan.durable import discard, write_whole
 from smolrecipe_torchtitan.held_out import held_out_loss
 from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
 from smolrecipe_torchtitan.metrics import not_finite
@@ -265,7 +265,7 @@ def _remember(context: StageContext, before: float) -> None:
             "numbers, in this precision or at all"
         )
     if context.rank == 0:
-        write_whole(context.folder / HELD_OUT_FILE, json.dumps({"before": before}).encode())
+        write_whole(context.folder / HELD_OUT_FILE, json.dumps({"before": before}))
 
 
 def _measures(context: StageContext, trained: Trained, rows: int) -> tuple[Measure, ...]:

@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, WriteItemType  # 
 from torch.distributed.checkpoint.storage import WriteResult  # noqa: TID253
 from torch.futures import Future  # noqa: TID253
 
-from smolrecipe_torchtitan.durable import write_whole
+from smolrecipe.durable import write_whole
 from smolrecipe_torchtitan.sealed import (
     DTYPE_NAMES,
     SEAL,

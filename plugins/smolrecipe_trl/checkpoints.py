@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from smolrecipe_trl.durable import discard, sweep, write_whole
+from smolrecipe.durable import discard, sweep, write_whole
 from smolrecipe_trl.seals import SEAL, damage, seal
 
 _NAME = re.compile(r"checkpoint-(\d+)")

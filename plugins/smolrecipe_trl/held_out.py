@@ -14,7 +14,7 @@ from datasets import Dataset  # noqa: TID253
 from transformers import Trainer  # noqa: TID253
 
 from smolrecipe import Measure, StageContext
-from smolrecipe_trl.durable import write_whole
+from smolrecipe.durable import write_whole
 
 HELD_OUT_FILE = "held_out.json"
 """What measures are made of: ``columns``, and ``before`` and ``after`` training by source a list of numbers a row."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch  # noqa: TID253
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer  # noqa: TID253
 
-from smolrecipe_trl.durable import discard
+from smolrecipe.durable import discard
 from smolrecipe_trl.options import TrainingOptions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -19,8 +19,8 @@ from datasets import Dataset, Features, List, Value  # noqa: TID253
 from datasets.arrow_writer import ArrowWriter  # noqa: TID253
 
 from smolrecipe import Source, StageContext, StageError, Use
+from smolrecipe.durable import discard
 from smolrecipe_trl.conversations import Refusals
-from smolrecipe_trl.durable import discard
 from smolrecipe_trl.processes import Processes
 from smolrecipe_trl.row_sample import RowSample
 from smolrecipe_trl.row_values import UnusableRowError

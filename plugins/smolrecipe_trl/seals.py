@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from smolrecipe_trl.durable import sync_folder, write_whole
+from smolrecipe.durable import sync_folder, write_whole
 
 SEAL = "seal.json"
 UNSEALED = "was cut short"

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer  # noqa: TID253
 
 from smolrecipe import StageContext, StageError, StageStopped
+from smolrecipe.durable import discard
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from smolrecipe_trl.callbacks import AtStart, AtSteps, Progress, SealedCheckpoints, StopWhenAsked
 from smolrecipe_trl.checkpoints import CourseSoFar, checkpoint_path, choose, course_of, step_of
-from smolrecipe_trl.durable import discard
 from smolrecipe_trl.finite import Numbers, OnlyFinite, check_measured
 from smolrecipe_trl.held_out import write_held_out
 from smolrecipe_trl.options import TrainingOptions

@@ -41,7 +41,8 @@ _FORBIDDEN = re.compile(
     r"ctypes\.dlopen|mmap\.__new__"
 )
 _MACHINE_WORDS = re.compile(
-    r"<[\w.]+ object at |<class |<function |<built-in |\b(smolrecipe|attrs?|cattrs|yaml|builtins)(\.\w+)+\.\w+|Traceback|"
+    r"<[\w.]+ object at |<class |<function |<built-in |\b(smolrecipe|attrs?|cattrs|yaml|builtins)(\.\w+)+\.\w+|"
+    r"Traceback|"
     r"NoneType|\w+(Error|Exception)\b|PlacedText|Node\(|Use\(|StageRef\(|\\\\x|'str'|'int'|'dict'|'list'|codec"
 )
 

@@ -1,18 +1,18 @@
 """Mutants of recipes that are right: seeded, structure-aware, each with what was done to it.
 
-``mutant(seed, index, bases)`` is always the same one. Kinds of mutation are in ``MUTATIONS``, here and in
-``whole_mutants``, which has those that leave nothing of a recipe.
+``mutant(seed, index, bases)`` is always the same one. Kinds of mutation are in ``MUTATIONS``, here,
+in ``command_line_mutants``, and in ``whole_mutants``, which has those that leave nothing of a recipe.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
 import yaml
 from attrs import frozen
+from command_line_mutants import COMMAND_LINE
 from hostile_text import CONTROLS, DIRECTIONS, KEY_TWISTS, NAMES, PATHS, RAW_VALUES, nested
 from recipe_drafts import Base, Draft, Slot, quoted
 from whole_mutants import WHOLE
@@ -81,7 +81,7 @@ def bases() -> tuple[list[Base], list[int]]:
 def mutant(seed: int, index: int, among: tuple[list[Base], list[int]]) -> Mutant:
     """The mutant of that number."""
     random = Random(f"{seed} {index}")
-    kinds = {**MUTATIONS, **WHOLE}
+    kinds = {**MUTATIONS, **COMMAND_LINE, **WHOLE}
     kind = list(kinds)[index % len(kinds)]
     (base,) = random.choices(*among)
     draft = Draft(random=random, base=base, files=dict(base.files))
@@ -238,16 +238,9 @@ def _names_alike(draft: Draft) -> None:
     )
     root = draft.tree(draft.base.main)
     slot = draft.pick(root, lambda slot: slot.path[:1] == ("stages",) and len(slot.path) == 2)
-    slot.holder.value += [(quoted(name), slot.value) for name in (one, other)]
-    draft.write(draft.base.main, root)
-    text = re.sub(rb"&id\d+\s|\*id\d+", b"", draft.files[draft.base.main])
-    stage = (
-        b"{use: count, to: 1}"
-        if draft.base.plugins == "toy"
-        else b"{use: train_tokenizer, vocab_size: 300, data: {a: {use: python_code}}}"
-    )
-    del text
-    slot.holder.value[-2:] = [(quoted(name), draft.raw(stage.decode())) for name in (one, other)]
+    counting, learning = "{use: count, to: 1}", "{use: train_tokenizer, vocab_size: 300, data: {a: {use: python_code}}}"
+    stage = counting if draft.base.plugins == "toy" else learning
+    slot.holder.value += [(quoted(name), draft.raw(stage)) for name in (one, other)]
     draft.refused, draft.why = True, f"stages {one!r} and {other!r}"
     draft.write(draft.base.main, root)
 
@@ -276,11 +269,9 @@ def _tag(draft: Draft) -> None:
     tags = ("!!python/object/apply:os.system", "!!python/name:os.system", "!!str", "!!int", "!!float", "!!set", "!local",
             "!!binary", "!!omap", "!include", "!env", "!", "!<x>", "!!null")  # fmt: skip
     tag = draft.random.choice(tags)
-    slot = _put(
-        draft, draft.raw(f"{tag} {draft.random.choice(('x', '3', '[a]', '{a: 1}', 'null', chr(39) + '3' + chr(39)))}")
-    )
+    value = draft.random.choice(("x", "3", "[a]", "{a: 1}", "null", "'3'"))
+    _put(draft, draft.raw(f"{tag} {value}"))
     draft.refused = True
-    del slot
 
 
 def _merge_key(draft: Draft) -> None:
@@ -319,51 +310,6 @@ def _many(draft: Draft) -> None:
         text = "[" + ", ".join([item] * count) + "]"
     _put(draft, draft.raw(text))
     draft.why += f" ({count} times {item})"
-
-
-def _set(draft: Draft) -> None:
-    root = draft.tree(draft.base.main)
-    slot = draft.pick(root, lambda slot: all(path.isprintable() for path in slot.path))
-    key = ".".join(slot.path)
-    value = draft.random.choice((draft.random.choice(RAW_VALUES), draft.random.choice(PATHS), nested(70, "flow lists")))
-    odd = draft.random.choice(("", "", "", "twist", "shape"))
-    if odd == "twist":
-        key = KEY_TWISTS[draft.random.choice(list(KEY_TWISTS))](draft.random, key)
-    elif odd == "shape":
-        key = draft.random.choice(("", ".", "..", "a" * 100_000, "a." * 5000 + "a", f"{key}.", f".{key}", f"{key}.0", "stages.one.to.x",
-                                   "stages", "name.x", f"{key}\n", "\udcff", "=", f"{key}..x", "extends", "sweep", "stages.*.to"))  # fmt: skip
-    setting = f"{key}={value}" if draft.random.random() < 0.95 else draft.random.choice((key, "", "=", value))
-    draft.settings.append(setting.replace("\0", ""))  # no command line can hold it
-    draft.why = f"--set {setting[:80]!r}"
-
-
-def _sweep(draft: Draft) -> None:
-    keys = ("stages.one.to", "stages.two.layers.kind", "stages.pretrain.optimizer.lr", "stages.apo.loss.use", "model", "name",
-            "stages", "stages.nobody.x", "model.body.count", "", ".", "a" * 300, "a." * 2000 + "a", "stages.one.to\u200b")  # fmt: skip
-    values = ("1,2", "1", "", "[", "{", ",", "1,1", "a,b", "null", "1,[2,{a: 3}]", "*x", "!!int 1", "\x1b,2", "1e400,2",
-              ",".join(map(str, range(1001))), ",".join(["1"] * 50_000), nested(100, "flow lists"))  # fmt: skip
-    if draft.random.random() < 0.5:
-        for _ in range(draft.random.choice((1, 1, 2, 3))):
-            draft.sweeps.append(f"{draft.random.choice(keys)}={draft.random.choice(values)}".replace("\0", ""))
-        draft.why = f"--sweep {[sweep[:40] for sweep in draft.sweeps]}"
-        return
-    shape = draft.random.choice(("billion", "many axes", "many values", "twice", "odd", "googol"))
-    twos = "[1, 2]"
-    block = {
-        "billion": "{" + ", ".join(f"stages.one.k{n}: {list(range(10))}" for n in range(9)) + "}",
-        "googol": "{" + ", ".join(f"stages.one.k{n}: {twos}" for n in range(20_000)) + "}",
-        "many axes": "{" + ", ".join(f"stages.one.k{n}: [1]" for n in range(20_000)) + "}",
-        "many values": f"{{stages.one.to: {list(range(90_000))}}}",
-        "twice": "{stages.one.to: [1, 1, 1.0, '1']}",
-        "odd": draft.random.choice(
-            ("[]", "3", "{stages.one.to: 3}", "{stages.one.to: []}", "{'': [1]}", "{a.b: [1]}", "null")
-        ),
-    }[shape]
-    root = draft.tree(draft.base.main)
-    root.value.append((quoted("sweep"), draft.raw(block)))
-    draft.why = f"a sweep: {shape}"
-    draft.refused = shape not in ("odd",)
-    draft.write(draft.base.main, root)
 
 
 def _spoil_text(draft: Draft) -> None:
@@ -419,7 +365,5 @@ MUTATIONS: Mapping[str, Callable[[Draft], None]] = {
     "merge key": _merge_key,
     "key added": _add,
     "many": _many,
-    "--set": _set,
-    "sweep": _sweep,
     "text spoilt": _spoil_text,
 }

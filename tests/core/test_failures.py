@@ -105,7 +105,7 @@ needs_mount = pytest.mark.skipif(
 
 
 def run_mounted(tmp_path: Path, mount: str, arguments: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
-    """Run smolrecipe in a namespace where ``mount`` mounts something on tmp_path/store; tmp_path/copy is a copy of it."""
+    """Run smolrecipe where ``mount`` mounts something on tmp_path/store; tmp_path/copy is a copy of that."""
     store = tmp_path / "store"
     store.mkdir(exist_ok=True)
     script = f'{mount} && {{ "$@"; code=$?; cp -r "{store}" "{tmp_path}/copy"; exit $code; }}'

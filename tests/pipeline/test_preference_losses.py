@@ -7,37 +7,27 @@ float32 on one thread, where they come to the same bits: the bound is 0, and 1e-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
-from trl_toys import Run, base_artifact, equal, preference_options, run, trained_by_trl
+from trl_alone import trained_by_trl
+from trl_toys import Run, equal, preference_options, run
 
 from smolrecipe import Loss, PreferenceBatch, PreferenceLoss, Use
 from smolrecipe_registry.discovery import load_registry
+
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRL_NAMES = {"apo_zero": "apo_zero", "apo_down": "apo_down", "dpo": "sigmoid", "ipo": "ipo"}
 UNMOVED = {"apo_zero": 1.0, "apo_down": 1.0, "dpo": math.log(2), "ipo": 25.0}
 """Losses where the policy is the reference, with a beta of 0.1."""
 
 APO = ("apo_zero", "apo_down")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added in one order by both."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_hostile_folders_are_refused_or_merged(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_pickle_in_safetensors_clothing_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """mergekit unpickles whatever shard its index names, if that is called *.bin, be it a valid safetensors file too."""
+    """mergekit unpickles whatever shard its index names, if that is called *.bin."""
     import json
 
     import torch

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from trl_toys import (
     WEIGHTS,
     Run,
     adamw,
-    base_artifact,
     context,
     environment,
     equal,
@@ -34,30 +32,13 @@ from trl_toys import (
     run,
     sft_options,
     sums,
-    trained_sft,
     write_base,
 )
 
 from smolrecipe import StageError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added in one order in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def sft(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return trained_sft(tmp_path_factory)
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_sft_learns_and_measures_it_on_held_out_rows(sft: Run) -> None:

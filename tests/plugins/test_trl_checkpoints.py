@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-import torch
 from trl_toys import (
     APO,
     Run,
-    base_artifact,
     equal,
     preference_options,
     rows,
@@ -23,30 +20,13 @@ from trl_toys import (
     sft_options,
     stopped_after,
     sums,
-    trained_sft,
 )
 
 from smolrecipe_trl.checkpoints import CourseSoFar, choose, finish, last_sealed_step, thin_out
 from smolrecipe_trl.seals import SEAL, UNSEALED, damage, seal
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added in one order in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def sft(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return trained_sft(tmp_path_factory)
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

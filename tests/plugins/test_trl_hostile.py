@@ -16,7 +16,6 @@ import trl_toys
 from trl_rows import byte_tokenizer, chat, make_rows, rows_of
 from trl_rows import sft_options as row_options
 from trl_toys import (
-    base_artifact,
     context,
     equal,
     run,
@@ -31,19 +30,8 @@ from smolrecipe_trl.checkpoints import last_sealed_step
 from smolrecipe_trl.engine import load_model, load_tokenizer
 from smolrecipe_trl.seals import damage, seal
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added in one order in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from trl_alone import trained_by_trl
 from trl_toys import (
     APO,
     PUBLISHED,
@@ -16,36 +15,17 @@ from trl_toys import (
     WEIGHTS,
     Beta,
     Run,
-    aligned_model,
-    base_artifact,
     equal,
     falling,
     preference_options,
     run,
     simpo,
-    trained_by_trl,
 )
 
 from smolrecipe import Loss, NoOptions, PreferenceBatch, PreferenceLoss, Schedule, StageError, Use
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added in one order in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def aligned(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return aligned_model(tmp_path_factory)
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_plugged_in_loss_is_bitwise_trls_own(aligned: Run, base: Path, tmp_path: Path) -> None:

@@ -11,16 +11,13 @@ from typing import Any
 
 import attrs
 import pytest
-import torch
 from trl_toys import (
     APO,
     CONSTANT,
     STEPS,
     Run,
     adamw,
-    aligned_model,
     asking_to_stop,
-    base_artifact,
     breaking,
     context,
     equal,
@@ -30,36 +27,14 @@ from trl_toys import (
     sft_options,
     stopped_after,
     sums,
-    trained_sft,
 )
 
 from smolrecipe import Loss, NoOptions, PreferenceBatch, PreferenceLoss, StageError, StageStopped, Use
 from smolrecipe_trl import held_out, run_preference, run_sft
 from smolrecipe_trl.finite import check_measured
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are added in one order in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def sft(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return trained_sft(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def aligned(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return aligned_model(tmp_path_factory)
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stop_and_go_on(options: Any, folder: Path, base: Path, after: int) -> Run:

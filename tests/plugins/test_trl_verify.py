@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 import pytest
-import torch
 from pyarrow import Table, parquet
 from safetensors.torch import load_file, save_file
 from trl_toys import (
@@ -18,7 +17,6 @@ from trl_toys import (
     WEIGHTS,
     Run,
     adamw,
-    base_artifact,
     edit_json,
     edit_steps,
     falling,
@@ -34,22 +32,11 @@ from trl_toys import (
 from smolrecipe import NoOptions, Proof, Source, Use
 from smolrecipe_trl import SftOptions
 
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IGNORED = -100
 LABELS = "only assistant turns are learned"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the tests that train: what is measured twice is measured alike."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import pytest
-import torch
 from pyarrow import Table, parquet
 from safetensors.torch import load_file, save_file
 from trl_toys import (
@@ -21,7 +20,6 @@ from trl_toys import (
     Run,
     aligned_model,
     apo_zero,
-    base_artifact,
     edit_json,
     edit_steps,
     preference_options,
@@ -35,22 +33,11 @@ from trl_toys import (
 
 from smolrecipe import Loss, PreferenceBatch, PreferenceLoss, Proof, Use
 
+pytest_plugins = ["trl_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIONS = preference_options(APO, keep=(0.5,))
 MODEL, START = "policy log-probs by transformers", "reference log-probs by transformers"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the tests that train: what is measured twice is measured alike."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_artifact(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Stages of pretraining to which something happens: a server that trains what tests ask of it (``titan_trainings.py``).
 
 Importing torchtitan takes seconds, and what happens to these stages mostly ends their processes. So one process imports
-everything once (``python titan_chaos.py FOLDER``), reads what to train line by line, and each process of each stage is a
+everything once (``python titan_chaos.py FOLDER``), reads what to train line by line; each process of each stage is a
 fork of it. Tests say what is to happen where, and get what every process of the stage saw.
 """
 
@@ -77,7 +77,7 @@ class Training:
 class Seen:
     """What one process of a stage told, or nothing but its exit code where it was killed.
 
-    ``outcome`` is ``done``, the sentence of its error, or ``stopped after step n``; ``causes`` are the types of the errors
+    ``outcome`` is ``done``, the sentence of its error, or ``stopped after step n``; ``causes`` are the types of errors
     behind it; ``read`` has sample and checksum of every row, in order; ``seconds`` from start to end.
     """
 

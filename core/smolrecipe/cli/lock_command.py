@@ -10,6 +10,7 @@ import click
 from smolrecipe.cli.session import F, Session, recipe_arguments
 from smolrecipe.comparing.drift import drift
 from smolrecipe.comparing.sides import side_of_plan
+from smolrecipe.durable import write_whole
 from smolrecipe.errors import RecipeError
 from smolrecipe.planning.plan import Plan
 from smolrecipe.provenance.document import document
@@ -101,9 +102,7 @@ def _write(target: Path, text: str) -> None:
         _refuse_to_overwrite(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.new")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
+        write_whole(target, text)
     except OSError as error:
         raise RecipeError(
             [f"the lock file {target} cannot be written ({error.strerror}): choose another with -o"]

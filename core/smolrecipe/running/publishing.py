@@ -15,11 +15,12 @@ from typing import Any
 
 from attrs import frozen
 
+from smolrecipe.durable import sync_folder, write_json, write_whole
 from smolrecipe.planning.plan import PlannedStage
 from smolrecipe.published import read_record
 from smolrecipe.running.manifest import MANIFEST_FILE, make_manifest, manifest_text
 from smolrecipe.running.notes import NOTES_FOLDER, all_done, remove_notes, since_last_boot
-from smolrecipe.running.store import RunStore, sync_folder, write_json, write_whole
+from smolrecipe.running.store import RunStore
 from smolrecipe.running.task import CONTROL_FILES, RESULT_FILE, TASK_FILE
 from smolrecipe.stage import STAGE_FILE
 
@@ -33,14 +34,12 @@ def publish(store: RunStore, stage: PlannedStage, record: Mapping[str, Any]) -> 
         sync_folder(below)
     sync_folder(folder)
     write_json(folder / STAGE_FILE, record)
-    sync_folder(folder)
     for name in CONTROL_FILES:
         (folder / name).unlink(missing_ok=True)
     remove_notes(folder)
     content = (folder / STAGE_FILE).read_bytes()
     manifest[STAGE_FILE] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     write_whole(folder / MANIFEST_FILE, manifest_text(manifest))
-    sync_folder(folder)
     folder.rename(store.published(stage))
     sync_folder(store.root)
     return store.published(stage)

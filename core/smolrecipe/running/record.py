@@ -18,6 +18,7 @@ from typing import Any
 from attrs import Factory, frozen
 
 from smolrecipe.catalog import Catalog, Provider
+from smolrecipe.durable import write_json
 from smolrecipe.errors import StageError
 from smolrecipe.options import Use, walk
 from smolrecipe.planning.digest import UnreadableDataError, data_behind, providers_behind, source_now, stage_digest
@@ -27,7 +28,7 @@ from smolrecipe.provenance.machine import hardware
 from smolrecipe.provenance.repository import git_state
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.running.redact import redact_value
-from smolrecipe.running.store import RunStore, write_json
+from smolrecipe.running.store import RunStore
 from smolrecipe.running.task import ATTEMPTS_FILE
 
 PROVENANCE_FOLDER = "provenance"

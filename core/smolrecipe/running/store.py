@@ -12,14 +12,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
+from smolrecipe.durable import write_json
 from smolrecipe.errors import RecipeError, StageError
 from smolrecipe.planning.plan import PlannedStage
 from smolrecipe.published import read_record
@@ -95,27 +94,3 @@ def unwritable(root: Path, error: OSError) -> RecipeError:
     """The refusal of a run store in which nothing can be written."""
     left = f"; {room(root)}" if error.errno in FULL else ""
     return RecipeError([f"the run store {root} cannot be written ({error.strerror}{left}): choose another with --runs"])
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file holds either its old or its new content, whatever happens."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it holds either its old or its new content, whatever happens."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring to the disk which files a folder has."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from smolrecipe.running.store import write_json
+from smolrecipe.durable import write_json
 
 TASK_FILE = "task.json"
 RESULT_FILE = "result.json"

@@ -15,6 +15,7 @@ from attrs import asdict
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.components import StageKind, Tracker
+from smolrecipe.durable import write_json
 from smolrecipe.errors import StageStopped, UserError
 from smolrecipe.options import Use
 from smolrecipe.recipe.converter import make_converter
@@ -22,7 +23,6 @@ from smolrecipe.running.causes import cause_of
 from smolrecipe.running.metrics import MetricsWriter
 from smolrecipe.running.notes import OwnNote
 from smolrecipe.running.redact import redact, redact_value
-from smolrecipe.running.store import write_json
 from smolrecipe.running.task import RESULT_FILE, Task
 from smolrecipe.stage import LAUNCHER_VARIABLE, METRICS_FILE, StageContext, die_with_parent
 
