@@ -131,9 +131,14 @@ class ChatRenderer:
                 raise UnusableRowError(
                     f"spells a control token and has U+{ord(mark):X}, which marks these: leave one out"
                 )
-            given = self._control_tokens.marked(given)
         text, spans = self._call({**self._special_tokens, **given[1], **how}, given[0])
-        return self._control_tokens.unmarked(text, spans) if spells else Rendered(text, spans)
+        if not spells:
+            return Rendered(text, spans)
+        given = self._control_tokens.marked(given)
+        marked = self._control_tokens.unmarked(*self._call({**self._special_tokens, **given[1], **how}, given[0]))
+        if marked.text != text:
+            raise UnusableRowError("spells a control token where the chat template takes its text apart: leave it out")
+        return marked
 
     def _call(
         self, values: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]

@@ -18,7 +18,6 @@ import yaml
 from attrs import Factory, define, frozen
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _TEXT = "tag:yaml.org,2002:str"
 
 FREE = frozenset(
@@ -119,7 +118,7 @@ class Draft:
         """The tree as the file's new content, in block style mostly."""
         if self.random.random() < 0.1:
             root.flow_style = True
-        text = yaml.serialize(root, Dumper=_DUMPER, allow_unicode=True, width=100_000)
+        text = yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=100_000)
         for mark, raw in self._raws.items():
             text = text.replace(mark, raw)
         self.files[file] = text.encode("utf-8", errors="surrogatepass")

@@ -213,6 +213,7 @@ def enough(seen: Counter[str], count: int) -> None:
 
 def test_a_source_of_hostile_rows_ends_in_a_sentence_and_its_good_rows_are_all_there(tmp_path: Path) -> None:
     rows = [row for _, kind, row in mutants(3, 400) if kind == "chat"]
+    rows.append({"messages": [{"role": "user", "content": "who answers?"}]})
     tokenizer = byte_tokenizer()
     with pytest.raises(StageError) as error:
         make_rows(tmp_path, tokenizer, sft_options(data={"mutants": rows_of(*rows)}, max_length=1 << 20))
@@ -232,6 +233,7 @@ def test_a_source_of_hostile_rows_ends_in_a_sentence_and_its_good_rows_are_all_t
     )
     counts = made.counts["mutants"]
     assert counts.rows == len(good) == len(made.train) + counts.rows_without_loss
+    assert counts.rows_without_loss > 0 and counts.rows_spelling_control_tokens > 0
     messages = " ".join(event["message"] for event in said)
     assert f"{counts.rows_spelling_control_tokens} of {len(good)} rows a message spells a control token" in messages
     assert f"{counts.rows_without_loss} of {len(good)} rows have no token to learn" in messages

@@ -227,7 +227,7 @@ class HugeStream:
     tokens = 4 * 10**12
     documents = 4 * 10**9
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vocab_size: int | None = None) -> None:
         self.folder = folder
 
     def document_ends_from(self, targets: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -57,7 +58,9 @@ def _change(content: Any, numbers: random.Random) -> None:
         if not inner:
             break
         place = numbers.choice(inner)
-    value = numbers.choice([*ODD, 2**31, 2**32 - 1, 2**40, 5, "a", "th", "<think>", ["a", "b"], {"type": "Custom"}])
+    value = copy.deepcopy(
+        numbers.choice([*ODD, 2**31, 2**32 - 1, 2**40, 5, "a", "th", "<think>", ["a", "b"], {"type": "Custom"}])
+    )
     how = numbers.randrange(4)
     if isinstance(place, dict):
         key = numbers.choice(list(place)) if place else "type"

@@ -128,7 +128,13 @@ def _yaml_lines(values: Mapping[tuple[str | int, ...], tuple[Any, str]]) -> Iter
         for depth in range(common, len(path) - 1):
             yield f"{'  ' * depth}{_key(path[depth])}:", ""
         shown = path[:-1]
-        yield f"{'  ' * (len(path) - 1)}{_key(path[-1])}: {json.dumps(value, ensure_ascii=False)}", origin
+        yield f"{'  ' * (len(path) - 1)}{_key(path[-1])}: {_value(value)}", origin
+
+
+def _value(value: Any) -> str:
+    """The value as YAML reads it, with an escape for what is not seen."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _key(key: str | int) -> str:

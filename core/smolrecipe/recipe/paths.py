@@ -8,6 +8,8 @@ from pathlib import Path
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
 """What file systems take, in bytes."""
+_KERNELS = (Path("/proc"), Path("/sys"))
+"""What looks like files there is made by the kernel while it is read, some of it without end."""
 
 
 def located(text: str, folder: Path) -> Path:
@@ -28,6 +30,9 @@ def located(text: str, folder: Path) -> Path:
     length = len(os.fsencode(path.absolute()))
     if length >= _LONGEST_PATH:
         raise ValueError(f"is a path of {length:,} characters: {_LONGEST_PATH:,} are the most")
+    real = Path(os.path.realpath(path))
+    if kernels := [folder for folder in _KERNELS if real.is_relative_to(folder)]:
+        raise ValueError(f"lies in {kernels[0]}, which has no files but what the kernel makes up")
     return path
 
 

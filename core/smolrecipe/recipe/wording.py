@@ -14,7 +14,7 @@ MOST_PROBLEMS = 100
 """That are told at once. Who makes more has made one again and again, or is no person."""
 
 _LONGEST_WORD = 120
-_LONGEST_MESSAGE = 600
+_LONGEST_MESSAGE = 500
 _WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 
 
