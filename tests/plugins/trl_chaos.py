@@ -165,6 +165,7 @@ def hanging(start: int, end: int) -> Iterator[Any]:
 def run_job(job: Mapping[str, Any], base: Path) -> str:
     """Run the stage of a job here, in a process of its own; returns how many events it saw."""
     folder, log = Path(job["folder"]), Path(job["log"])
+    log.parent.mkdir(parents=True, exist_ok=True)
     beside(log, "pid").write_text(str(os.getpid()))
     process = {"rank": job.get("rank", 0), "local_rank": job.get("rank", 0), "world_size": job.get("world_size", 1)}
     if process["world_size"] > 1:
