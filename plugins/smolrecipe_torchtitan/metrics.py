@@ -36,7 +36,6 @@ class StageMetrics(MetricsProcessor):
         tokens_per_step: int = 0
         before: int = 0
 
-    last_loss: float | None = None
 
     def start_clock(self) -> None:
         """Count time from now on: what came before was no training."""
@@ -72,7 +71,6 @@ class StageMetrics(MetricsProcessor):
         if device_type == "cuda":
             achieved = self.num_flops_per_token * speed / self.parallel_dims.world_size
             measured["mfu"] = achieved / self.gpu_peak_flops
-        self.last_loss = global_avg_loss
         self.time_last_log = now
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()

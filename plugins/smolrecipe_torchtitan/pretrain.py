@@ -6,13 +6,14 @@ import gc
 import json
 import math
 import os
-import socket
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import torch  # noqa: TID253
 import torch.distributed as dist  # noqa: TID253
 from attrs import frozen
+from torchtitan.tools.utils import device_type  # noqa: TID253
 
 from smolrecipe import Artifact, Measure, StageContext, StageError, StageStopped, TokenRow
 from smolrecipe.durable import discard, write_whole
@@ -88,7 +89,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
             "first_step": start.step + 1,
             "steps": options.steps,
             "tokens": options.steps * options.global_batch * options.sequence_length,
-            "last_loss": trained.last_loss,
+            "last_loss": _last_loss(context),
             "started_from": str(options.from_ or "a new model"),
             "data": dict(rows.summary()),
         },
@@ -97,11 +98,10 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
 
 @frozen(kw_only=True)
 class Trained:
-    """What training told: held-out losses (``before`` is unknown to a stage that was resumed) and the last loss."""
+    """What training told: held-out losses (``before`` is unknown to a stage that was resumed)."""
 
     before: float | None
     after: float | None
-    last_loss: float | None
 
 
 def _train(
@@ -126,7 +126,7 @@ def _train(
             after = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
             _refuse_broken(trainer, context, after)
         trainer.stop_if_asked()
-        return Trained(before=before, after=after, last_loss=trainer.metrics_processor.last_loss)
+        return Trained(before=before, after=after)
 
 
 @contextmanager
@@ -184,11 +184,15 @@ def _build(config: StageTrainer.Config) -> StageTrainer:
 
 
 def _meet_oneself() -> None:
-    """Let a process without a launcher form a group of one, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    """Let a process without a launcher form a group of one, through its own memory.
+
+    torchtitan would have it listen on every network of the machine for processes that never come, and look up names.
+    """
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    torch.autograd.set_multithreading_enabled(False)  # as torchtitan does where it makes the group
+    backends = {"cpu": "gloo", device_type: dist.Backend.default_device_backend_map[device_type]}
+    names = ",".join(f"{device}:{backend}" for device, backend in backends.items())
+    dist.init_process_group(names, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _restore(
@@ -256,6 +260,11 @@ def _refuse_broken(trainer: StageTrainer, context: StageContext, loss: float) ->
         if context.rank == 0:
             discard(context.folder / CHECKPOINTS_FOLDER / f"step-{trainer.step}")
         raise not_finite("held-out loss", loss, trainer.own_step)
+
+
+def _last_loss(context: StageContext) -> float | None:
+    """The loss of the last step, which a stage that was resumed behind it has not computed again."""
+    return next((event["loss"] for event in reversed(context.events()) if "loss" in event), None)
 
 
 def _remember(context: StageContext, before: float) -> None:
