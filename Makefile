@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run verify test strangers check isolation docs clean
+.PHONY: install run verify test strangers chaos check isolation docs clean
 
 install: $(INSTALLED)
 
@@ -22,22 +22,34 @@ run: $(INSTALLED)
 verify: $(INSTALLED)
 	$(BIN)/smolrecipe verify runs/smollm3-tiny
 
+# Tests run two at a time, as many as the smallest machine that they are meant for has cores.
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile
+test strangers: export OMP_NUM_THREADS = 1
+
 # What strangers rely on, and what takes longest: the conformance kit against its mutants, packages installed into
 # environments of their own, tutorials word for word.
 STRANGERS := tests/core/testing tests/pipeline/test_examples.py tests/pipeline/test_scaffold_installed.py \
 	tests/test_tutorials.py
 
 strangers: $(INSTALLED)
-	$(BIN)/pytest $(STRANGERS)
+	$(BIN)/pytest $(STRANGERS) $(PARALLEL)
 
+# The chaos suite runs two things at a time of its own.
 test: $(INSTALLED)
-	$(BIN)/pytest tests --ignore tests/plugins $(STRANGERS:%=--ignore %)
-	$(BIN)/python -m smolrecipe_registry.isolation --all -q
+	$(BIN)/pytest tests --ignore tests/plugins --ignore tests/chaos $(STRANGERS:%=--ignore %) $(PARALLEL)
+	$(BIN)/pytest tests/chaos
+	$(BIN)/smolrecipe plugins test --all --jobs $(JOBS) -q
+
+# The long form of what `make test` does briefly: kills at every change to a file, thousands of damaged and hostile
+# files. Hours; CHAOS_MINUTES bounds the kills of the whole pipeline.
+chaos: $(INSTALLED)
+	$(BIN)/pytest tests -m chaos
 
 # One plugin's tests and conformance checks with nothing but the core, the registry and what the plugin declares:
 # `make isolation PLUGIN=apo`.
 isolation: $(INSTALLED)
-	$(BIN)/python -m smolrecipe_registry.isolation $(or $(PLUGIN),--all) -q
+	$(BIN)/smolrecipe plugins test $(or $(PLUGIN),--all --jobs $(JOBS)) -q
 
 # The reference of the built-in plugins, written anew; `make test` fails where it is stale.
 docs: $(INSTALLED)

@@ -36,7 +36,6 @@ class StageMetrics(MetricsProcessor):
         tokens_per_step: int = 0
         before: int = 0
 
-
     def start_clock(self) -> None:
         """Count time from now on: what came before was no training."""
         self.time_last_log = time.perf_counter()

@@ -1,8 +1,8 @@
 """One plugin alone: its tests and its conformance checks where only the core, the registry and that plugin exist.
 
-``smolrecipe plugins test NAME`` and ``python -m smolrecipe_registry.isolation NAME|--all [PYTEST ARGUMENTS]`` run both
-in a fresh interpreter behind a wall (see ``smolrecipe_registry.wall``): no other plugin can be imported, and no package
-but those that the plugin's distribution declares, with what these bring in, and pytest's own.
+``smolrecipe plugins test NAME`` runs both in a fresh interpreter behind a wall (see ``smolrecipe_registry.wall``): no
+other plugin can be imported, and no package but those that the plugin's distribution declares, with what these bring
+in, and pytest's own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import smolrecipe
 from smolrecipe.errors import RecipeError, near_miss
@@ -68,8 +69,16 @@ def own_tests(name: str, tests: Path | None = None) -> list[Path]:
     return [OWN_TESTS] if here else []
 
 
-def run_alone(name: str, tests: Path | None = None, arguments: Sequence[str] = ()) -> int:
+def run_alone(
+    name: str, tests: Path | None = None, arguments: Sequence[str] = (), output: IO[bytes] | None = None
+) -> int:
     """Run the tests and the conformance checks of the plugin ``name`` alone and return pytest's exit code.
+
+    Args:
+        name: the plugin.
+        tests: its tests, as in ``own_tests``.
+        arguments: more for pytest.
+        output: a file for all that is printed; without one it is shown as it comes.
 
     Raises:
         RecipeError: when no such plugin is installed, or no pytest.
@@ -91,17 +100,42 @@ def run_alone(name: str, tests: Path | None = None, arguments: Sequence[str] = (
             *map(str, [*own_tests(name, tests), CONFORMANCE_TESTS]),
             *arguments,
         ]
-        return subprocess.run(command, env=environment, check=False).returncode
+        errors = None if output is None else subprocess.STDOUT
+        return subprocess.run(command, env=environment, stdout=output, stderr=errors, check=False).returncode
 
 
-def run_each(names: Iterable[str], tests: Path | None = None, arguments: Sequence[str] = ()) -> list[str]:
-    """Run each plugin alone, one after the other, and return the names of those that failed."""
-    failed = []
-    for name in names:
-        print(f"plugin '{name}' alone", flush=True)
-        if run_alone(name, tests, arguments) != 0:
-            failed.append(name)
-    return failed
+def run_each(
+    names: Sequence[str], tests: Path | None = None, arguments: Sequence[str] = (), jobs: int = 1
+) -> list[str]:
+    """Run each plugin alone, and return the names of those that failed.
+
+    Args:
+        names: the plugins.
+        tests: their tests, as in ``own_tests``.
+        arguments: more for pytest.
+        jobs: how many plugins are tested at a time. With several, what one prints is shown when it has ended, and each
+            has its share of the machine's cores for the threads of numeric libraries (``OMP_NUM_THREADS``, unless it
+            is set).
+    """
+    if jobs == 1:
+        return [name for name in names if _run_shown(name, tests, arguments) != 0]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(lambda name: _run_at_once(name, tests, arguments), names))
+    return [name for name, code in zip(names, codes, strict=True) if code != 0]
+
+
+def _run_shown(name: str, tests: Path | None, arguments: Sequence[str]) -> int:
+    print(f"plugin '{name}' alone", flush=True)
+    return run_alone(name, tests, arguments)
+
+
+def _run_at_once(name: str, tests: Path | None, arguments: Sequence[str]) -> int:
+    with tempfile.TemporaryFile() as output:
+        code = run_alone(name, tests, arguments, output)
+        output.seek(0)
+        print(f"plugin '{name}' alone\n{output.read().decode(errors='replace')}", end="", flush=True)
+    return code
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
@@ -149,27 +183,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=twice)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one plugin alone, or with ``--all`` every plugin, one after the other; report which failed.
-
-    Returns:
-        0, 1 where something failed, 2 for an unknown name.
-    """
-    if not arguments:
-        print("usage: python -m smolrecipe_registry.isolation NAME|--all [PYTEST ARGUMENTS]", file=sys.stderr)
-        return RecipeError.exit_code
-    names = plugin_names() if arguments[0] == "--all" else [arguments[0]]
-    try:
-        refuse_unknown(names)
-        failed = run_each(names, None, arguments[1:])
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    if failed:
-        print(f"failed alone: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
 def _lies_below(name: str, folder: Path) -> bool:
     """Whether the plugin's source lies in the folder, and not in an environment that does; it is not imported."""
     source = source_of(plugin_entries()[name])
@@ -190,7 +203,3 @@ def _pytest_plugins(name: str) -> list[str]:
     kit = f"{smolrecipe.__name__}.testing.pytest_plugin"
     entries = [entry for entry in entry_points(group="pytest11") if entry.value != kit and is_declared(entry)]
     return [kit, *(entry.name for entry in entries)]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,6 @@ from smolrecipe_registry.isolation import (
     CONFORMANCE_TESTS,
     behind_the_wall,
     files_of,
-    main,
     own_tests,
     plugin_names,
     run_alone,
@@ -177,7 +176,18 @@ def test_a_broken_plugin_names_itself_and_breaks_no_other(
     assert "plugin 'leaving' is set aside: SystemExit: I leave" in out
 
 
-def test_exit_codes(planted: Path, plant: Plant, smolrecipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_at_a_time_are_told_apart(
+    planted: Path, plant: Plant, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plant("smolrecipe_broken", {"__init__.py": BROKEN}, plugin="broken")
+    assert run_each(["broken", "planted"], None, QUIET, jobs=2) == ["broken"]
+    told = capfd.readouterr().out.split("plugin 'planted' alone\n")
+    (of_broken,) = [part for part in told if "plugin 'broken' alone" in part]
+    assert "a_module_that_is_not_there" in of_broken and len(told) == 2
+
+
+def test_exit_codes(planted: Path, plant: Plant, smolrecipe: Run) -> None:
     """0 for a plugin that holds, 1 for one that does not, 2 for a name that nobody knows."""
     plant("smolrecipe_broken", {"__init__.py": BROKEN}, plugin="broken")
     assert "passed" in smolrecipe("plugins", "test", "planted", *QUIET, check=0).stdout
@@ -189,10 +199,6 @@ def test_exit_codes(planted: Path, plant: Plant, smolrecipe: Run, monkeypatch: p
     assert "no plugin 'plantet' is installed; did you mean 'planted'?" in unknown.stderr
     assert "name an installed plugin, or give --all" in smolrecipe("plugins", "test", check=2).stderr
     assert "planted" in smolrecipe("--plugins", "planted", "plugins", check=0).stdout
-    monkeypatch.setattr("smolrecipe_registry.isolation.plugin_names", lambda: ["broken", "planted"])
-    assert main(["planted", *QUIET]) == 0
-    assert main(["--all", *QUIET]) == 1
-    assert main(["plantet"]) == 2 == main([])
 
 
 def test_an_unknown_plugin_is_refused() -> None:

@@ -25,14 +25,15 @@ def plugins(context: click.Context, as_json: bool, show_traceback: bool) -> None
 
 
 @plugins.command(context_settings={"ignore_unknown_options": True})
-@click.option("--all", "every", is_flag=True, help="Test every installed plugin, one after the other.")
+@click.option("--all", "every", is_flag=True, help="Test every installed plugin.")
 @click.option(
     "--tests",
     type=click.Path(exists=True, path_type=Path),
     help="The plugin's own tests.  [default: its files in ./tests/plugins, or ./tests where its source lies here]",
 )
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Plugins tested at a time.")
 @click.argument("arguments", metavar="[NAME] [PYTEST ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED)
-def test(every: bool, tests: Path | None, arguments: tuple[str, ...]) -> None:
+def test(every: bool, tests: Path | None, jobs: int, arguments: tuple[str, ...]) -> None:
     """Run a plugin's tests and conformance checks where only it exists.
 
     No other plugin can be imported there, and no package but those that its distribution declares. Exits with 0 if all
@@ -44,7 +45,7 @@ def test(every: bool, tests: Path | None, arguments: tuple[str, ...]) -> None:
         raise click.UsageError("name an installed plugin, or give --all")
     names = list(plugin_entries()) if every else [arguments[0]]
     refuse_unknown(names)
-    failed = run_each(names, tests, arguments if every else arguments[1:])
+    failed = run_each(names, tests, arguments if every else arguments[1:], jobs)
     if failed:
         click.echo(f"failed alone: {', '.join(failed)}", err=True)
         sys.exit(1)
