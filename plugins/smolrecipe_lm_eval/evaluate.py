@@ -126,7 +126,12 @@ def _run_problems(
     tasks = []
     for task_name, of_task in rows.items():
         rendered = problems.prompts(of_task, tokenizer, name)
-        longest = max(len(lm.tok_encode(prompt)) for prompt in rendered)
+        lengths = [len(lm.tok_encode(prompt)) for prompt in rendered]
+        longest = max(lengths)
+        if not min(lengths):
+            raise StageError(
+                f"the chat template of '{name}' renders row {lengths.index(0)} of '{task_name}' as no token at all"
+            )
         if longest + options.max_new_tokens > lm.max_length:  # lm-eval would cut the prompt's start off
             raise StageError(
                 f"'{name}' takes {lm.max_length} tokens, but '{task_name}' has prompts of {longest} and "

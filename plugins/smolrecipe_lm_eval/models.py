@@ -33,6 +33,7 @@ def load(folder: Path, dtype: str | torch.dtype) -> tuple[PreTrainedModel, PreTr
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        tokenizer.decode(tokenizer("Hello")["input_ids"])  # some of its settings are read only when it is used
     with untrusted(f"transformers does not load the model in {folder}"):
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True

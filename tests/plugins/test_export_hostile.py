@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smolrecipe import StageContext, StageRef
 from smolrecipe_export import ExportOptions, run, verify
 
-MUTANTS = 76
+MUTANTS = (76, pytest.param(1500, marks=pytest.mark.chaos))
 
 
 def consume(model: Path, work: Path) -> None:
@@ -30,11 +30,12 @@ def consume(model: Path, work: Path) -> None:
     AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False)("Hello")
 
 
-def test_hostile_folders_are_refused_or_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", MUTANTS)
+def test_hostile_folders_are_refused_or_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     for module in ("smolrecipe.checkpoint", "smolrecipe_export.reload", "smolrecipe_export.chat_proofs"):
         monkeypatch.setattr(f"{module}.LONGEST_SECONDS", 4.0)
-    found = try_all(tmp_path, 6, MUTANTS, consume)
-    assert sum(found.refused.values()) > MUTANTS / 2, found
+    found = try_all(tmp_path, 6, count, consume)
+    assert sum(found.refused.values()) > count / 2, found
 
 
 def test_verify_of_a_damaged_export_names_the_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from smolrecipe import StageContext, StageError, StageRef
 from smolrecipe_mergekit import run, verify
 from smolrecipe_mergekit.options import MemberOptions, MergeOptions
 
-MUTANTS = 57
+MUTANTS = (57, pytest.param(1500, marks=pytest.mark.chaos))
 
 
 def options(base: str) -> MergeOptions:
@@ -38,12 +38,13 @@ def consume(model: Path, work: Path) -> None:
     AutoModelForCausalLM.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False)
 
 
-def test_hostile_folders_are_refused_or_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", MUTANTS)
+def test_hostile_folders_are_refused_or_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     save_model(tmp_path / "beside" / "model", seed=2)
     for module in ("smolrecipe.checkpoint", "smolrecipe_mergekit.members"):
         monkeypatch.setattr(f"{module}.LONGEST_SECONDS", 4.0)
-    found = try_all(tmp_path, 7, MUTANTS, consume)
-    assert sum(found.refused.values()) > MUTANTS / 2, found
+    found = try_all(tmp_path, 7, count, consume)
+    assert sum(found.refused.values()) > count / 2, found
 
 
 def test_a_pickle_in_safetensors_clothing_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smolrecipe import StageContext
 from smolrecipe_pretrained import PretrainedModelOptions, missing, produces, run, verify
 
-MUTANTS = 200
+MUTANTS = (200, pytest.param(1500, marks=pytest.mark.chaos))
 
 
 def consume(model: Path, work: Path) -> None:
@@ -28,8 +28,11 @@ def consume(model: Path, work: Path) -> None:
         AutoTokenizer.from_pretrained(work / "tokenizer", local_files_only=True, trust_remote_code=False)("Hello")
 
 
-def test_hostile_folders_are_refused_or_brought_in_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", MUTANTS)
+def test_hostile_folders_are_refused_or_brought_in_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     for module in ("smolrecipe.checkpoint", "smolrecipe_pretrained.bring_in"):
         monkeypatch.setattr(f"{module}.LONGEST_SECONDS", 4.0)
-    found = try_all(tmp_path, 5, MUTANTS, consume)
-    assert sum(found.refused.values()) > MUTANTS / 2, found
+    found = try_all(tmp_path, 5, count, consume)
+    assert sum(found.refused.values()) > count / 2, found
