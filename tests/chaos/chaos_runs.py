@@ -27,6 +27,9 @@ LONGEST_SECONDS = 600
 
 Role = Literal["runner", "worker"]
 
+_SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
+"""Variable that torch sets in a process which has imported its compiler: it would tell a run where to write."""
+
 
 @frozen(kw_only=True)
 class Kill:
@@ -80,11 +83,12 @@ class Bench:
         command = [*self.within, sys.executable, "-m", "smolrecipe", "run", str(self.recipe), "--runs", str(runs)]
         for setting in (*self.settings, *settings):
             command += ["--set", setting]
+        inherited = {name: value for name, value in os.environ.items() if name != _SET_BY_TORCH}
         with output.open("ab") as file:
             return subprocess.Popen(
                 command,
                 cwd=output.parent,
-                env={**os.environ, **watched(self.threads), **self.environment, **(environment or {})},
+                env={**inherited, **watched(self.threads), **self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
