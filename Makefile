@@ -27,10 +27,10 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile
 test strangers: export OMP_NUM_THREADS = 1
 
-# What strangers rely on, and what takes longest: the conformance kit against its mutants, packages installed into
-# environments of their own, tutorials word for word.
-STRANGERS := tests/core/testing tests/pipeline/test_examples.py tests/pipeline/test_scaffold_installed.py \
-	tests/test_tutorials.py
+# What strangers rely on, and what takes longest: the conformance kit against its mutants, scaffolds, packages installed
+# into environments of their own, tutorials and the reference's examples word for word.
+STRANGERS := tests/core/testing tests/registry/test_scaffold.py tests/pipeline/test_examples.py \
+	tests/pipeline/test_scaffold_installed.py tests/test_tutorials.py tests/test_docs.py
 
 strangers: $(INSTALLED)
 	$(BIN)/pytest $(STRANGERS) $(PARALLEL)
@@ -51,7 +51,7 @@ chaos: $(INSTALLED)
 isolation: $(INSTALLED)
 	$(BIN)/smolrecipe plugins test $(or $(PLUGIN),--all --jobs $(JOBS)) -q
 
-# The reference of the built-in plugins, written anew; `make test` fails where it is stale.
+# The reference of the built-in plugins, written anew; `make strangers` fails where it is stale.
 docs: $(INSTALLED)
 	$(BIN)/python -m smolrecipe_registry.reference docs/reference
 
