@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +26,14 @@ def add(path: Path) -> None:
     path.with_name("notes.txt").write_text("mine")
 
 
+AFTER_TWO_CHECKPOINTS = Happening(what="SIGKILL", step=6, after="checkpoints/step-4/checkpoint.json")
+
+
 @pytest.fixture(scope="module")
 def cut_short(trainings: Trainings, whole: Seen) -> str:
     """The name of a stage that was killed when it had two whole checkpoints."""
-    (seen,) = trainings.train("cut-short", Happening(what="SIGKILL", step=6), **ONE)
-    assert seen.saved[-1] == 4
+    (seen,) = trainings.train("cut-short", AFTER_TWO_CHECKPOINTS, **ONE)
+    assert seen.code == -signal.SIGKILL
     return "cut-short"
 
 
@@ -70,7 +74,7 @@ def test_without_any_whole_checkpoint_it_starts_anew(trainings: Trainings, cut_s
 
 def test_what_one_process_finds_all_heed(trainings: Trainings, whole_two: list[Seen]) -> None:
     """The second of two looks at the second file."""
-    trainings.train("two-damaged", Happening(what="SIGKILL", step=6), **TWO)
+    trainings.train("two-damaged", AFTER_TWO_CHECKPOINTS, **TWO)
     flip_bit(trainings.folder / "two-damaged" / "checkpoints" / "step-4" / "process-1.safetensors")
     seen = trainings.train("two-damaged", **TWO)
     assert [one.outcome for one in seen] == ["done", "done"]
@@ -94,7 +98,8 @@ def test_a_running_stage_keeps_two_whole_checkpoints(trainings: Trainings, whole
 
 def test_no_damaged_checkpoint_is_published(trainings: Trainings, whole: Seen) -> None:
     """Of several to publish an earlier one is damaged when training is over: it is made again, from the one before."""
-    damage = Happening(what="flip", step=8, target="checkpoints/step-6/process-0.safetensors")
+    written = {"target": "checkpoints/step-6/process-0.safetensors", "after": "checkpoints/step-6/checkpoint.json"}
+    damage = Happening(what="flip", step=8, **written)
     (seen,) = trainings.train("spoiled", damage, **ONE)
     assert seen.outcome == (
         "the checkpoint of step 6 is damaged ('process-0.safetensors' is not what was written): it is deleted with "

@@ -126,8 +126,8 @@ def test_one_of_two_is_killed(trainings: Trainings, whole_two: list[Seen], death
 def test_tokens_do_not_depend_on_how_many_processes_go_on(trainings: Trainings, whole: Seen) -> None:
     """From two to one to two and to one again: nothing read twice or left out but what was never saved."""
     attempts = [
-        trainings.train("degrees", Happening(what="SIGKILL", rank=1, step=4), **TWO),
-        trainings.train("degrees", Happening(what="SIGKILL", step=6), **ONE),
+        trainings.train("degrees", Happening(what="SIGKILL", rank=1, step=4, after=whole_checkpoint(2)), **TWO),
+        trainings.train("degrees", Happening(what="SIGKILL", step=6, after=whole_checkpoint(4)), **ONE),
         trainings.train("degrees", Happening(what="SIGTERM", rank=1, step=7), **TWO),
         trainings.train("degrees", **ONE),
     ]
@@ -138,6 +138,11 @@ def test_tokens_do_not_depend_on_how_many_processes_go_on(trainings: Trainings, 
     assert last.measures == pytest.approx(whole.measures, abs=1e-4)
     read = [[(int(sample), int(check)) for sample, check in seen.read] for seen in (whole, last)]
     assert read[1] == read[0][7 * BATCH :]
+
+
+def whole_checkpoint(step: int) -> str:
+    """The file that is written last."""
+    return f"checkpoints/step-{step}/checkpoint.json"
 
 
 def begin(seen: Seen) -> int:

@@ -27,7 +27,7 @@ from attrs import Factory, frozen
 from titan_toys import ADAM, PACKER, AdamOptions, make_model, make_options, train
 
 from smolrecipe import NoOptions, StageError, StageRef, StageStopped, Use
-from smolrecipe.stage import die_with_parent, read_events
+from smolrecipe.stage import METRICS_FILE, die_with_parent, read_events
 from smolrecipe_torchtitan import ParallelismOptions
 
 PATIENCE = 60.0
@@ -47,7 +47,8 @@ class Happening:
 
     ``step`` is one that is about to be made; ``event`` and ``path`` are an audit event (``open`` for writing,
     ``os.rename``, ``os.remove``, ...) and the file or folder in the stage's own that it is about; ``held_out`` counts
-    held-out batches, ``seconds`` from the start. ``target`` is the file that is damaged, or has no room.
+    held-out batches, ``seconds`` from the start. ``target`` is the file that is damaged, or has no room. ``after`` is a
+    file that has to be there first: checkpoints are written beside training, and take as long as they take.
     """
 
     what: str
@@ -58,6 +59,7 @@ class Happening:
     held_out: int | None = None
     seconds: float | None = None
     target: str = ""
+    after: str = ""
 
 
 @frozen(kw_only=True)
@@ -115,6 +117,9 @@ class Fate:
                 signal.setitimer(signal.ITIMER_REAL, happening.seconds)  # whose signal ends a process as SIGKILL does
 
     def befall(self, happening: Happening) -> None:
+        end = time.monotonic() + PATIENCE
+        while not (self.folder / happening.after).exists() and time.monotonic() < end:
+            time.sleep(0.01)
         path = self.folder / happening.target
         if happening.what in ("SIGKILL", "SIGTERM", "SIGSTOP"):
             os.kill(os.getpid(), getattr(signal, happening.what))
@@ -287,11 +292,11 @@ def options_of(training: Training, read: Path) -> Any:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Every file of a stage, with its checksum; and folders without any."""
+    """Every file of a stage but its metrics, which tell the time, with its checksum; and folders without any."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
-        if path.is_file() or not any(path.iterdir())
+        if path.name != METRICS_FILE and (path.is_file() or not any(path.iterdir()))
     }
 
 

@@ -27,6 +27,8 @@ from smolrecipe import (
     TokenRow,
     Use,
 )
+from smolrecipe.running.metrics import MetricsWriter
+from smolrecipe.stage import METRICS_FILE
 from smolrecipe_torchtitan import (
     DecoderOptions,
     PretrainOptions,
@@ -233,12 +235,14 @@ def train(
     USED.clear()
     READ.clear()
     events: list[dict[str, Any]] = []
+    (folder / name).mkdir(exist_ok=True)
+    write = MetricsWriter(folder / name / METRICS_FILE)  # what a stage reports, it may read again
 
     def report(event: Mapping[str, Any]) -> None:
         events.append(dict(event))
+        write(event)
         on_event(event)
 
-    (folder / name).mkdir(exist_ok=True)
     context = StageContext(
         recipe="test",
         stage=name,
