@@ -18,6 +18,7 @@ from smolrecipe.components import (
     Source,
     StageKind,
     Tracker,
+    Workload,
 )
 from smolrecipe.data import TokenRow, TokenRows
 from smolrecipe.errors import Place, Problem, RecipeError, StageError, StageStopped, UserError, near_miss
@@ -65,6 +66,7 @@ __all__ = [
     "Tracker",
     "Use",
     "UserError",
+    "Workload",
     "__version__",
     "hookimpl",
     "near_miss",

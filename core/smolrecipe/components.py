@@ -14,6 +14,7 @@ from attrs import field, frozen
 if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
     from smolrecipe.model import HfConfig, ModelDraft
+    from smolrecipe.options import Use
     from smolrecipe.preference import PreferenceBatch, PreferenceLoss
     from smolrecipe.proof import Proof
     from smolrecipe.stage import Artifact, StageContext
@@ -100,6 +101,42 @@ class DryRun:
         return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.other_bytes
 
 
+@frozen(kw_only=True)
+class Workload:
+    """What a stage amounts to, as far as its options and those of the stages before it tell: nothing is built or read.
+
+    ``None`` is what they do not tell, as the steps of a number of epochs over data that nobody has counted yet.
+    """
+
+    steps: int | None = None
+    """Optimizer steps of this stage."""
+    last_step: int | None = None
+    """The number of its last step, where it counts on from the stage before; ``None`` for ``steps``."""
+    schedule_steps: int | None = None
+    """The steps that its learning-rate schedule is laid out for; ``None`` for ``last_step``."""
+    tokens_per_step: int | None = None
+    """Over all processes; of both rows of a pair."""
+    tokens: int | None = None
+    """In all; ``None`` for ``steps`` times ``tokens_per_step``."""
+    at_most: bool = False
+    """Whether the tokens are an upper bound, because rows may be shorter than ``row_length``."""
+    row_length: int | None = None
+    """Tokens of the longest row."""
+    model: HfConfig | None = None
+    """What ``config.json`` of the model that it trains or makes says, for its size, its attention and its rotation."""
+    flops_per_token: float | None = None
+    """Counted as ``DryRun.flops_per_token``; ``None`` to have it follow from ``model`` and ``row_length``."""
+    more_work: float = 0.0
+    """What is computed besides forward and backward pass, as a share of them: a third each for activations that are
+    computed again and for a frozen reference model."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products."""
+    trains_on: Mapping[str, Use[Source]] = field(factory=dict)
+    """The sources whose rows are learned, or made into what a later stage learns, by the option that names each."""
+    measures_on: Mapping[str, Use[Source]] = field(factory=dict)
+    """The sources that something is measured on, by the option that names each."""
+
+
 def _one_cpu_process(options: Any) -> Devices:
     return Devices()
 
@@ -117,6 +154,9 @@ class StageKind(Component):
     means that are independent of how it was made; it only reads. ``dry_run(options)`` builds the stage's layout
     without its weights. Both run in a process of their own.
 
+    ``workload(options, parents)`` says what the stage amounts to, for ``smolrecipe plan``; ``parents`` has the workload
+    of each stage that it consumes, by name. It must be quick and import no engine.
+
     ``imports(reference)`` makes the options of a stage that brings in a model from outside the recipe, which recipes
     write in place of a stage's name: a folder (``./base``) or a name on the Hub (``org/name``, ``org/name@revision``).
     One kind of stage may offer it.
@@ -127,6 +167,7 @@ class StageKind(Component):
     devices: Callable[[Any], Devices] = _one_cpu_process
     verify: Callable[[Any, StageContext], Iterable[Proof]] | None = None
     dry_run: Callable[[Any], DryRun] | None = None
+    workload: Callable[[Any, Mapping[str, Workload]], Workload] | None = None
     imports: Callable[[str], Any] | None = None
 
 
@@ -228,10 +269,14 @@ class Source(Component):
     ``smolrecipe.data``). ``fingerprint(options)`` identifies the data behind the options, without reading all of it
     where that would be slow. A source that has one speaks for the files among its options; of one that has none their
     content counts.
+
+    ``origins(options)`` names where the rows come from, as a data set and its split: two sources that share a name may
+    read the same rows, whatever shape they give them. Without it only sources with the same options do.
     """
 
     read: Callable[[Any], Iterable[Mapping[str, Any]]]
     yields: Callable[[Any], str]
+    origins: Callable[[Any], Iterable[str]] | None = None
 
 
 @frozen(kw_only=True)

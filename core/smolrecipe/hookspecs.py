@@ -11,7 +11,7 @@ catalog; two plugins that offer one name are an error that names both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from smolrecipe.components import (
     Source,
     StageKind,
     Tracker,
+    Workload,
 )
 from smolrecipe.errors import Problem
 from smolrecipe.options import Model
@@ -279,6 +280,27 @@ def smolrecipe_check_plan(plan: Plan) -> Iterable[Problem]:
             for stage in plan.stages:
                 if stage.name != stage.name.lower():
                     yield Problem(f"stage '{stage.name}': names are lower case here", stage.place)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def smolrecipe_warn_of_plan(
+    plan: Plan, workloads: Mapping[str, Workload], published: Mapping[str, Path], most_epochs: float
+) -> Iterable[Problem]:
+    """Say what a careful colleague would ask about before a plan is paid for; it keeps nothing from running.
+
+    Called by ``smolrecipe plan``. ``workloads`` has what each stage amounts to, by its name; ``published`` the folders
+    of the artifacts that are in the run store, which may be read, a little of each. A source that is repeated up to
+    ``most_epochs`` times is nothing to warn of.
+
+    Example::
+
+        @smolrecipe.hookimpl
+        def smolrecipe_warn_of_plan(plan, workloads, published, most_epochs):
+            for stage in plan.stages:
+                if (workloads[stage.name].steps or 0) > 1_000_000:
+                    yield Problem(f"stage '{stage.name}': more than a million steps", stage.place)
     """
     raise NotImplementedError
 

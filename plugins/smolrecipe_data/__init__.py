@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smolrecipe import Artifact, Packer, Problem, Proof, Source, StageContext, StageKind, hookimpl
-from smolrecipe_data import checks, local_files
+from smolrecipe import Artifact, Packer, Problem, Proof, Source, StageContext, StageKind, Workload, hookimpl
+from smolrecipe_data import checks, local_files, origins
 from smolrecipe_data.options import (
     MixtureOptions,
     PretrainedTokenizerOptions,
@@ -20,6 +21,7 @@ from smolrecipe_data.source_options import (
     PythonCodeOptions,
     PythonDocsOptions,
 )
+from smolrecipe_data.workload import mixture_questions, tokenize_workload
 
 if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
@@ -131,6 +133,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         read=_read_hf_dataset,
         yields=lambda options: options.yields,
         fingerprint=local_files.folder_fingerprint,
+        origins=origins.of_hf_dataset,
         example={"id": "roneneldan/TinyStories"},
     )
     yield Source(
@@ -144,6 +147,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         read=_read_files,
         yields=lambda options: options.yields,
         fingerprint=local_files.fingerprint,
+        origins=origins.of_files,
         example={"paths": ["data/*.jsonl"]},
     )
     yield Source(
@@ -173,6 +177,7 @@ def smolrecipe_sources() -> Iterable[Source]:
         read=_read_arithmetic,
         yields=lambda options: _SHAPES[options.style],
         fingerprint=checks.arithmetic_fingerprint,
+        origins=origins.of_arithmetic,
         example={"style": "text", "split": "train"},
     )
 
@@ -218,6 +223,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         extra="data",
         run=_tokenize,
         verify=_verify_tokens,
+        workload=tokenize_workload,
         produces=lambda options: {"tokens": True},
     )
 
@@ -243,3 +249,11 @@ def smolrecipe_packers() -> Iterable[Packer]:
 def smolrecipe_check_plan(plan: Plan) -> Iterable[Problem]:
     """Report weights that fit no source, and sums held out in one place but not in another."""
     return checks.check_plan(plan)
+
+
+@hookimpl
+def smolrecipe_warn_of_plan(
+    plan: Plan, workloads: Mapping[str, Workload], published: Mapping[str, Path], most_epochs: float
+) -> Iterable[Problem]:
+    """Ask about weights that do not sum to one, sources that are read too often, rows longer than any document."""
+    return mixture_questions(plan, workloads, published, most_epochs)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
 from attrs import frozen
 
-from smolrecipe import Artifact, ModelComponent, Proof, StageContext, StageKind, StageRef, Use, hookimpl, option
+from smolrecipe import (
+    Artifact,
+    ModelComponent,
+    Proof,
+    StageContext,
+    StageKind,
+    StageRef,
+    Use,
+    Workload,
+    hookimpl,
+    option,
+)
 
 
 @frozen(kw_only=True)
@@ -83,6 +95,16 @@ def missing(options: ExportOptions) -> Iterable[str]:
         yield f"'chat_template': there is no file {options.chat_template}"
 
 
+def workload(options: ExportOptions, parents: Mapping[str, Workload]) -> Workload:
+    """No training; the model with the components that are added."""
+    config = deepcopy(parents[options.from_.stage].model)
+    if config is not None:
+        for use in options.components.values():
+            if use.component.to_hf is not None:
+                use.component.to_hf(config, use.options)
+    return Workload(model=config)
+
+
 @hookimpl
 def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``export``."""
@@ -98,5 +120,6 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         extra="export",
         run=run,
         verify=verify,
+        workload=workload,
         produces=lambda options: {"hf-model": True},
     )

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from smolrecipe import Artifact, Devices, Proof, Source, StageContext, StageKind, StageRef, Use, hookimpl, option
+from smolrecipe import (
+    Artifact,
+    Devices,
+    Problem,
+    Proof,
+    Source,
+    StageContext,
+    StageKind,
+    StageRef,
+    Use,
+    Workload,
+    hookimpl,
+    option,
+)
+
+if TYPE_CHECKING:
+    from smolrecipe.planning.plan import Plan
 
 
 @frozen(kw_only=True)
@@ -86,6 +102,19 @@ def check(options: EvaluateOptions) -> Iterable[str]:
             yield f"source '{name}' ({use.name}) yields {shape} rows, but 'problems' needs problem rows"
 
 
+def workload(options: EvaluateOptions, parents: Mapping[str, Workload]) -> Workload:
+    """No training; the problems that it measures on."""
+    return Workload(measures_on={f"problems.{name}": use for name, use in options.problems.items()})
+
+
+@hookimpl
+def smolrecipe_warn_of_plan(plan: Plan, workloads: Mapping[str, Workload]) -> Iterable[Problem]:
+    """Ask about stages that train on what a task of lm-eval tests with."""
+    from smolrecipe_lm_eval.trained_on_tests import trained_on_tests
+
+    return trained_on_tests(plan, workloads)
+
+
 @hookimpl
 def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``evaluate``."""
@@ -102,4 +131,5 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         produces=lambda options: {},
         devices=lambda options: Devices(device=options.device),
         verify=verify,
+        workload=workload,
     )

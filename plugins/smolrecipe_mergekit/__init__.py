@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl, near_miss
+from smolrecipe import Artifact, Proof, StageContext, StageKind, Workload, hookimpl, near_miss
 from smolrecipe_mergekit.methods import METHODS, problems
 from smolrecipe_mergekit.options import MergeOptions
 
@@ -61,6 +61,11 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def workload(options: MergeOptions, parents: Mapping[str, Workload]) -> Workload:
+    """No training; a model like the base."""
+    return Workload(model=parents[options.base.stage].model)
+
+
 @hookimpl
 def smolrecipe_stages() -> Iterable[StageKind]:
     """Offer ``merge``."""
@@ -80,5 +85,6 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         extra="mergekit",
         run=run,
         verify=verify,
+        workload=workload,
         produces=lambda options: {"hf-model": True},
     )

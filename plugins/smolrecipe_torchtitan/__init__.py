@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from smolrecipe import Artifact, DryRun, Model, ModelComponent, ModelDraft, Proof, StageContext, StageKind, hookimpl
+from smolrecipe import (
+    Artifact,
+    DryRun,
+    Model,
+    ModelComponent,
+    ModelDraft,
+    Problem,
+    Proof,
+    StageContext,
+    StageKind,
+    Workload,
+    hookimpl,
+)
 from smolrecipe_torchtitan.checks import check_decoder, check_pretrain, devices, produces
 from smolrecipe_torchtitan.hf_config import decoder_from_hf, decoder_to_hf
 from smolrecipe_torchtitan.options import DecoderOptions, ParallelismOptions, PretrainOptions
+from smolrecipe_torchtitan.workload import pretrain_workload, trajectories_that_do_not_add_up
+
+if TYPE_CHECKING:
+    from smolrecipe.planning.plan import Plan
 
 __all__ = ["DecoderOptions", "ParallelismOptions", "PretrainOptions"]
 
@@ -117,7 +134,14 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         devices=devices,
         run=run,
         dry_run=dry_run,
+        workload=pretrain_workload,
         verify=verify,
         requires=("torch", "torchtitan", "transformers"),
         extra="titan",
     )
+
+
+@hookimpl
+def smolrecipe_warn_of_plan(plan: Plan, workloads: Mapping[str, Workload]) -> Iterable[Problem]:
+    """Ask about trajectories whose stages do not add up to them."""
+    return trajectories_that_do_not_add_up(plan, workloads)

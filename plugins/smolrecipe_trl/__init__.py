@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smolrecipe import Artifact, Proof, StageContext, StageKind, hookimpl
+from smolrecipe import Artifact, Problem, Proof, StageContext, StageKind, Workload, hookimpl
 from smolrecipe_trl import checks
 from smolrecipe_trl.options import Parallelism, PreferenceOptions, SftOptions
 from smolrecipe_trl.quiet import be_quiet
+from smolrecipe_trl.workload import preference_workload, rows_beyond_the_model, sft_workload
+
+if TYPE_CHECKING:
+    from smolrecipe.planning.plan import Plan
 
 __all__ = ["Parallelism", "PreferenceOptions", "SftOptions"]
 
@@ -69,6 +73,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         check=checks.check_sft,
         run=run_sft,
         verify=verify_sft,
+        workload=sft_workload,
         example={
             **TRAINING,
             "from": "mid-training",
@@ -87,6 +92,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         check=checks.check_preference,
         run=run_preference,
         verify=verify_preference,
+        workload=preference_workload,
         example={
             **TRAINING,
             "from": "sft",
@@ -98,3 +104,9 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=_REQUIRES,
         extra="trl",
     )
+
+
+@hookimpl
+def smolrecipe_warn_of_plan(plan: Plan, workloads: Mapping[str, Workload]) -> Iterable[Problem]:
+    """Ask about rows that are longer than what the model was trained for."""
+    return rows_beyond_the_model(plan, workloads)

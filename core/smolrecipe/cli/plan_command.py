@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from smolrecipe.cli.dry_run import Speed, dry_run, print_dry_run
+from smolrecipe.cli.plan_outlook import outlook, outlook_as_json, stage_as_json, stage_status
+from smolrecipe.cli.plan_tables import devices_of, print_outlook
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
 from smolrecipe.cli.sweep_command import lacking_of, note_what_is_dropped
 from smolrecipe.cli.tables import print_table
-from smolrecipe.errors import Problem, RecipeError
-from smolrecipe.planning.plan import PlannedStage
+from smolrecipe.errors import Problem, RecipeError, near_miss
+from smolrecipe.planning.colleague import MOST_EPOCHS
+from smolrecipe.planning.hardware import GPUS, MFU, Assumptions
+from smolrecipe.planning.plan import Plan
 from smolrecipe.planning.variants import SweepPlan
 from smolrecipe.running.machine import lacking
 from smolrecipe.running.store import RunStore
@@ -39,7 +43,25 @@ def validate(session: Session, recipe: str, settings: tuple[str, ...], sweeps: t
     _note(lacking(plan, plan.stages))
 
 
-@click.command()
+def _as_tokens(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """What ``--tokens STAGE=N`` says."""
+    found = {}
+    for text in given:
+        stage, _, number = text.rpartition("=")
+        try:
+            found[stage] = float(number.replace("_", ""))
+        except ValueError:
+            found[stage] = math.nan
+        if not stage or not 0 < found[stage] < math.inf:
+            raise click.BadParameter(f"'{text}': write STAGE=N, with a number of tokens such as 35e9", context, option)
+    return found
+
+
+@click.command(
+    epilog="\b\nExamples:\n  smolrecipe plan smollm3                          what would run, tokens, hours, cost\n"
+    "  smolrecipe plan smollm3 --dry-run                the same with GiB per GPU\n"
+    "  smolrecipe plan smollm3 --gpu h200 --price 3.5 --tokens mid-training=140.7e9"
+)
 @recipe_arguments
 @sweep_option
 @store_option
@@ -50,19 +72,38 @@ def validate(session: Session, recipe: str, settings: tuple[str, ...], sweeps: t
     is_flag=True,
     help="Also build the first device of every stage's layout, without weights: memory, FLOPs and days.",
 )
+@click.option("--gpu", type=click.Choice(list(GPUS)), default="h100", show_default=True, help="What the stages run on.")
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.286,
+    default=MFU,
     show_default=True,
     help="The share of --peak-tflops that training reaches. SmolLM3's 13,985 tokens per second and H100 come to 0.286.",
 )
 @click.option(
     "--peak-tflops",
     type=click.FloatRange(0, min_open=True),
-    default=989.5,
+    help="Peak speed of a device in the stages' precision; that of --gpu in dense bfloat16 by default (H100: 989.5).",
+)
+@click.option(
+    "--price",
+    type=click.FloatRange(0),
+    help="US dollars an hour of one GPU. By default the middle of what specialised clouds asked for it on demand in "
+    f"May 2026: {', '.join(f'{name} {gpu.price:.2f}' for name, gpu in GPUS.items())}.",
+)
+@click.option(
+    "--tokens",
+    multiple=True,
+    metavar="STAGE=N",
+    callback=_as_tokens,
+    help="How many tokens a stage trains on, where its data alone knows, as mid-training=140.7e9.",
+)
+@click.option(
+    "--most-epochs",
+    type=click.FloatRange(0, min_open=True),
+    default=MOST_EPOCHS,
     show_default=True,
-    help="Peak speed of a device in the stage's precision; an H100's dense bfloat16 by default.",
+    help="Warn where a source is read more often (arXiv:2305.16264: up to 4 times is nearly as good as new data).",
 )
 @click.pass_obj
 def plan(
@@ -73,39 +114,53 @@ def plan(
     runs: Path,
     as_json: bool,
     build: bool,
+    gpu: str,
     mfu: float,
-    peak_tflops: float,
+    peak_tflops: float | None,
+    price: float | None,
+    tokens: dict[str, float],
+    most_epochs: float,
 ) -> None:
-    """Show the stages in the order in which they run, what would run now, and what it would take."""
+    """Show the stages in the order in which they run, what would run now and why, and what it would take.
+
+    Hours and cost are those of training alone: operations, divided by what GPUs are assumed to compute. Their error bar
+    is what the same estimate is off by for runs whose time is published.
+    """
     if sweep := session.sweep(recipe, settings, sweeps):
         _plan_sweep(sweep, store_of(sweep.variants[0].plan.recipe, runs), as_json=as_json, build=build)
         return
     planned = session.plan(recipe, settings)
+    _require_stages(tokens, planned)
+    assumptions = Assumptions(
+        gpu=gpu,
+        mfu=mfu,
+        peak_tflops=peak_tflops if peak_tflops is not None else GPUS[gpu].tflops,
+        peak_is_given=peak_tflops is not None,
+        price=price if price is not None else GPUS[gpu].price,
+    )
     store = store_of(planned.recipe, runs)
-    speed = Speed(mfu=mfu, peak_tflops=peak_tflops)
+    speed = Speed(mfu=mfu, peak_tflops=assumptions.peak_tflops)
+    built = dry_run(session, planned, recipe, settings) if build else []
+    told = outlook(session, planned, store, assumptions, tokens=tokens, most_epochs=most_epochs, built=built)
     if as_json:
-        listing = [_as_json(store, stage) for stage in planned.stages]
-        told: dict[str, Any] = {"recipe": planned.recipe.name, "stages": listing}
+        listing = outlook_as_json(told)
         if build:
-            told["dry_run"] = [found.as_json(speed) for found in dry_run(session, planned, recipe, settings)]
-        click.echo(json.dumps(told, indent=2))
+            listing["dry_run"] = [found.as_json(speed) for found in built]
+        click.echo(json.dumps(listing, indent=2, ensure_ascii=False))
         return
-    rows = [
-        (
-            stage.name,
-            stage.use.name,
-            ", ".join(stage.parents),
-            _devices(stage),
-            stage.digest[:12],
-            _status(store, stage),
-        )
-        for stage in planned.stages
-    ]
-    print_table(("stage", "kind", "consumes", "runs on", "digest", "status"), rows, title=planned.recipe.name)
+    print_outlook(told)
     _note(lacking(planned, [stage for stage in planned.stages if not store.is_published(stage)]))
     if build:
         click.echo()
-        print_dry_run(dry_run(session, planned, recipe, settings), speed)
+        print_dry_run(built, speed)
+
+
+def _require_stages(tokens: dict[str, float], planned: Plan) -> None:
+    """Refuse ``--tokens`` of a stage that is none."""
+    for name in tokens:
+        if name not in planned.by_name:
+            hint = near_miss(name, planned.by_name) or f"; stages: {', '.join(planned.by_name)}"
+            raise RecipeError([f"--tokens: the recipe has no stage '{name}'{hint}"])
 
 
 def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool) -> None:
@@ -119,7 +174,9 @@ def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool
         told = {
             "recipe": sweep.variants[0].plan.recipe.name,
             "variants": [{"variant": planned.name, "values": planned.variant.values} for planned in sweep.variants],
-            "stages": [{**_as_json(store, swept.stage), "variants": list(swept.variants)} for swept in sweep.stages],
+            "stages": [
+                {**stage_as_json(store, swept.stage), "variants": list(swept.variants)} for swept in sweep.stages
+            ],
         }
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
@@ -127,9 +184,9 @@ def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool
         (
             swept.stage.name,
             swept.stage.use.name,
-            _devices(swept.stage),
+            devices_of(swept.stage.devices.processes, swept.stage.devices.device),
             swept.stage.digest[:12],
-            _status(store, swept.stage),
+            stage_status(store, swept.stage),
             swept.scope or f"all {len(sweep.variants)}",
         )
         for swept in sweep.stages
@@ -141,35 +198,9 @@ def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool
     _note(lacking_of(sweep, to_run))
 
 
-def _as_json(store: RunStore, stage: PlannedStage) -> dict[str, Any]:
-    return {
-        "stage": stage.name,
-        "kind": stage.use.name,
-        "status": _status(store, stage),
-        "digest": stage.digest,
-        "consumes": list(stage.parents),
-        "processes": stage.devices.processes,
-        "device": stage.devices.device,
-        "folder": str(store.published(stage)),
-    }
-
-
 def _note(problems: Sequence[Problem]) -> None:
     """Say what keeps a valid recipe from running on this machine, the first few things of it."""
     for problem in problems[:_NOTES]:
         click.echo(f"not on this machine: {problem}", err=True)
     if len(problems) > _NOTES:
         click.echo(f"not on this machine: {len(problems) - _NOTES} more like these; 'run' lists them all", err=True)
-
-
-def _status(store: RunStore, stage: PlannedStage) -> str:
-    if store.is_published(stage):
-        return "published"
-    return "half done" if store.partial(stage).exists() else "to run"
-
-
-def _devices(stage: PlannedStage) -> str:
-    count, device = stage.devices.processes, stage.devices.device
-    if device == "cuda":
-        return f"{count} GPU{'s' if count > 1 else ''}"
-    return f"{count} CPU processes" if count > 1 else "CPU"

@@ -17,9 +17,8 @@ from attrs import frozen
 from smolrecipe.comparing.sides import SideStage
 from smolrecipe.components import Loss, Optimizer, Schedule
 from smolrecipe.options import Model, Use, walk
+from smolrecipe.planning.decoder_size import parameters_of
 
-_FAMILY = ("llama", "smollm3")
-"""Model types of ``config.json`` whose parameters are counted here: plain decoders with gated feed-forwards."""
 _ALIKE = 0.04
 """How far apart shares of the steps may be that rounding to whole steps has moved."""
 _SAMPLES = 200
@@ -187,18 +186,3 @@ def _parameters(stage: SideStage) -> int | None:
         if isinstance(value, Model) and all(use.component.to_hf is not None for use in value.components.values()):
             return parameters_of(value.to_hf())
     return None
-
-
-def parameters_of(config: Mapping[str, Any]) -> int | None:
-    """How many parameters the model of a ``config.json`` has; ``None`` for a family that is not known here."""
-    needed = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads")
-    if config.get("model_type") not in _FAMILY or any(_number(config, key) is None for key in needed):
-        return None
-    if config.get("attention_bias") or config.get("mlp_bias"):
-        return None
-    width, layers, inner, vocabulary, heads = (config[key] for key in needed)
-    head = _number(config, "head_dim") or width // heads
-    groups = _number(config, "num_key_value_heads") or heads
-    attention = 2 * width * heads * head + 2 * width * groups * head
-    embeddings = vocabulary * width * (1 if config.get("tie_word_embeddings") else 2)
-    return int(embeddings + layers * (attention + 3 * width * inner + 2 * width) + width)

@@ -1,0 +1,202 @@
+"""Everything that ``smolrecipe plan`` tells of one recipe, gathered before any of it is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+
+from smolrecipe.cli.dry_run import BuiltStage
+from smolrecipe.cli.plan_status import status_in_words
+from smolrecipe.cli.session import Session
+from smolrecipe.comparing.sides import side_of_plan
+from smolrecipe.comparing.why import Explainer, Why
+from smolrecipe.components import Workload
+from smolrecipe.errors import Problem
+from smolrecipe.planning.backtest import ErrorBar, backtest
+from smolrecipe.planning.colleague import questions
+from smolrecipe.planning.decoder_size import rope_theta
+from smolrecipe.planning.estimate import Estimate, Total, estimate, total
+from smolrecipe.planning.hardware import Assumptions
+from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.planning.workloads import tokens_of, workloads_of
+from smolrecipe.running.store import RunStore
+
+_GIB = 2**30
+
+
+@frozen(kw_only=True)
+class StageOutlook:
+    """One stage: what would become of it, what it amounts to, what it would take."""
+
+    stage: PlannedStage
+    why: Why
+    workload: Workload
+    estimate: Estimate | None
+    done: float
+    """The share of its steps that is there already."""
+    gib: float | None
+    """What one of its devices would hold at the peak, where a dry run has found it."""
+
+    @property
+    def status(self) -> str:
+        """In few words, with the reason."""
+        return status_in_words(self.why)
+
+    @property
+    def theta(self) -> float | None:
+        """The base of the rotary frequencies."""
+        return rope_theta(self.workload.model) if self.workload.model is not None else None
+
+
+@frozen(kw_only=True)
+class Outlook:
+    """The whole recipe."""
+
+    plan: Plan
+    store: RunStore
+    stages: tuple[StageOutlook, ...]
+    assumptions: Assumptions
+    bar: ErrorBar
+    left: Total
+    questions: tuple[Problem, ...]
+
+
+def outlook(
+    session: Session,
+    plan: Plan,
+    store: RunStore,
+    assumptions: Assumptions,
+    *,
+    tokens: Mapping[str, float],
+    most_epochs: float,
+    built: Sequence[BuiltStage],
+) -> Outlook:
+    """Gather it; ``tokens`` are its user's word for stages whose options do not tell them."""
+    workloads = workloads_of(plan, tokens)
+    explainer = Explainer(
+        side=side_of_plan(plan, plan.recipe.name, session.registry.catalog),
+        store=store,
+        catalog=session.registry.catalog,
+    )
+    found = {item.stage.name: item.found for item in built}
+    stages = []
+    for stage in plan.stages:
+        why, workload = explainer.explain(stage), workloads[stage.name]
+        dry = found.get(stage.name)
+        stages.append(
+            StageOutlook(
+                stage=stage,
+                why=why,
+                workload=workload,
+                estimate=estimate(workload, stage.devices, assumptions),
+                done=_done(why, workload),
+                gib=dry.bytes / _GIB if dry is not None else None,
+            )
+        )
+    published: dict[str, Path] = {
+        stage.name: store.published(stage) for stage in plan.stages if store.is_published(stage)
+    }
+    return Outlook(
+        plan=plan,
+        store=store,
+        stages=tuple(stages),
+        assumptions=assumptions,
+        bar=backtest(assumptions),
+        left=total(
+            plan.stages,
+            workloads,
+            {item.stage.name: item.estimate for item in stages},
+            {item.stage.name: item.done for item in stages},
+        ),
+        questions=tuple(questions(plan, workloads, published, most_epochs, session.registry.manager.hook)),
+    )
+
+
+def _done(why: Why, workload: Workload) -> float:
+    if why.status == "published":
+        return 1.0
+    if why.status == "half done" and why.checkpoint is not None and workload.steps:
+        return min(1.0, max(0.0, why.checkpoint / workload.steps))
+    return 0.0
+
+
+def outlook_as_json(told: Outlook) -> dict[str, Any]:
+    """All of it, for programs."""
+    bar = told.bar
+    return {
+        "recipe": told.plan.recipe.name,
+        "stages": [_stage_as_json(told, item) for item in told.stages],
+        "left": {
+            "hours": told.left.hours,
+            "hours_between": told.left.between(told.left.hours, bar),
+            "gpu_hours": told.left.gpu_hours,
+            "cost_usd": told.left.cost,
+            "cost_usd_between": told.left.between(told.left.cost, bar),
+            "at_most": told.left.at_most,
+            "not_known": list(told.left.unknown),
+            "besides": list(told.left.besides),
+        },
+        "assumptions": asdict(told.assumptions),
+        "backtest": {
+            "low": bar.low,
+            "high": bar.high,
+            "anchors": [
+                {
+                    "name": item.anchor.name,
+                    "source": item.anchor.source,
+                    "gpu_hours": item.anchor.gpu_hours,
+                    "estimated_gpu_hours": item.estimated,
+                    "error": item.error,
+                }
+                for item in bar.tried
+            ],
+        },
+        "warnings": [
+            {"message": problem.message, "written": str(problem.place) if problem.place is not None else None}
+            for problem in told.questions
+        ],
+    }
+
+
+def _stage_as_json(told: Outlook, item: StageOutlook) -> dict[str, Any]:
+    found, workload = item.estimate, item.workload
+    return {
+        **stage_as_json(told.store, item.stage),
+        "why": item.status,
+        "step": item.why.checkpoint if item.why.checkpoint is not None else item.why.step,
+        "tokens": tokens_of(workload),
+        "at_most": workload.at_most,
+        "steps": workload.steps,
+        "row_length": workload.row_length,
+        "rope_theta": item.theta,
+        "gib_per_device": item.gib,
+        "hours": found.hours if found is not None else None,
+        "hours_between": [found.hours * told.bar.low, found.hours * told.bar.high] if found is not None else None,
+        "gpu_hours": found.gpu_hours if found is not None else None,
+        "cost_usd": found.cost if found is not None else None,
+        "cost_usd_between": [found.cost * told.bar.low, found.cost * told.bar.high] if found is not None else None,
+    }
+
+
+def stage_as_json(store: RunStore, stage: PlannedStage) -> dict[str, Any]:
+    """What is said of a stage of a sweep, too."""
+    return {
+        "stage": stage.name,
+        "kind": stage.use.name,
+        "status": stage_status(store, stage),
+        "digest": stage.digest,
+        "consumes": list(stage.parents),
+        "processes": stage.devices.processes,
+        "device": stage.devices.device,
+        "folder": str(store.published(stage)),
+    }
+
+
+def stage_status(store: RunStore, stage: PlannedStage) -> str:
+    """``published``, ``half done`` or ``to run``."""
+    if store.is_published(stage):
+        return "published"
+    return "half done" if store.partial(stage).exists() else "to run"

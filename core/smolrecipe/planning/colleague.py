@@ -1,0 +1,78 @@
+"""What a careful colleague would ask about before a plan is paid for: the core's own questions, then the plugins'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from smolrecipe.components import Schedule, Source, Workload
+from smolrecipe.errors import Problem
+from smolrecipe.options import Use, walk
+from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.planning.schedule_end import schedule_problem
+from smolrecipe.planning.workloads import last_step_of
+from smolrecipe.recipe.nodes import Path_
+
+MOST_EPOCHS = 4.0
+"""Repeating data up to about four times is nearly as good as new data of the same size: Muennighoff et al. 2023,
+"Scaling Data-Constrained Language Models", arXiv:2305.16264."""
+
+
+def questions(
+    plan: Plan, workloads: Mapping[str, Workload], published: Mapping[str, Path], most_epochs: float, hook: Any
+) -> list[Problem]:
+    """Everything to ask about, with its place; ``hook`` is the plugin manager's, asked for what plugins know."""
+    answers = hook.smolrecipe_warn_of_plan(plan=plan, workloads=workloads, published=published, most_epochs=most_epochs)
+    return [
+        *_schedules(plan, workloads),
+        *_own_evaluation(plan, workloads),
+        *(problem for answer in answers for problem in answer),
+    ]
+
+
+def _schedules(plan: Plan, workloads: Mapping[str, Workload]) -> Iterator[Problem]:
+    """Schedules that end elsewhere than the steps that they are laid out for; those of one trajectory once."""
+    told: dict[tuple[str, int], None] = {}
+    for stage in plan.stages:
+        workload = workloads[stage.name]
+        steps = workload.schedule_steps or last_step_of(workload)
+        if steps is None:
+            continue
+        for path, value, _ in walk(stage.use, ("stages", stage.name)):
+            if isinstance(value, Use) and isinstance(value.component, Schedule):
+                message = schedule_problem(value, steps)
+                if message and (message, steps) not in told:
+                    told[message, steps] = None
+                    yield Problem(f"stage '{stage.name}': {message}", plan.recipe.place(path))
+
+
+def _own_evaluation(plan: Plan, workloads: Mapping[str, Workload]) -> Iterator[Problem]:
+    """Sources that are measured on and that the stage itself, or one that it is made from, has learned."""
+    learned: dict[str, dict[str, str]] = {}
+    """Of each stage what it is made from has learned: where rows come from -> which stage's option names it."""
+    for stage in plan.stages:
+        workload = workloads[stage.name]
+        own = {name: place for parent in stage.parents for name, place in learned[parent].items()}
+        for option, use in workload.trains_on.items():
+            own.update(dict.fromkeys(_origins(use), f"'{option}' of stage '{stage.name}'"))
+        learned[stage.name] = own
+        for option, use in workload.measures_on.items():
+            known = next((own[name] for name in _origins(use) if name in own), None)
+            if known is not None:
+                yield Problem(
+                    f"stage '{stage.name}' measures on '{option}', whose rows may be those that {known} trains on: "
+                    "what it measures is then memory",
+                    plan.recipe.place(_path(stage, option)),
+                )
+
+
+def _origins(use: Use[Source]) -> list[str]:
+    """Names for where a source's rows come from, of its own kind of source."""
+    tell = use.component.origins
+    return [f"{use.name} {name}" for name in (tell(use.options) if tell is not None else [repr(use.options)])]
+
+
+def _path(stage: PlannedStage, option: str) -> Path_:
+    head, _, rest = option.partition(".")
+    return ("stages", stage.name, head, *([rest] if rest else []))
