@@ -17,6 +17,7 @@ from smolrecipe.cli.tables import print_table
 from smolrecipe.components import DryRun
 from smolrecipe.errors import StageError, UserError
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.planning.workloads import workloads_of
 from smolrecipe.running.metrics import MetricsFollower, MetricsWriter
 from smolrecipe.running.process import run_processes
 
@@ -31,15 +32,6 @@ class Speed:
     mfu: float
     peak_tflops: float
 
-    def tokens_per_second(self, found: DryRun) -> float:
-        """Of one device."""
-        return self.mfu * self.peak_tflops * 1e12 / found.flops_per_token
-
-    def days(self, found: DryRun) -> float:
-        """Of the whole stage on all its devices."""
-        tokens = found.steps * found.tokens_per_step
-        return tokens / (self.tokens_per_second(found) * found.devices) / _SECONDS_PER_DAY
-
 
 @frozen(kw_only=True)
 class BuiltStage:
@@ -47,6 +39,17 @@ class BuiltStage:
 
     stage: PlannedStage
     found: DryRun
+    more_work: float = 0.0
+    """What it computes besides forward and backward pass, as a share of them (``Workload.more_work``)."""
+
+    def tokens_per_second(self, speed: Speed) -> float:
+        """Of one device."""
+        return speed.mfu * speed.peak_tflops * 1e12 / (self.found.flops_per_token * (1 + self.more_work))
+
+    def days(self, speed: Speed) -> float:
+        """Of the whole stage on all its devices."""
+        tokens = self.found.steps * self.found.tokens_per_step
+        return tokens / (self.tokens_per_second(speed) * self.found.devices) / _SECONDS_PER_DAY
 
     def as_json(self, speed: Speed) -> dict[str, Any]:
         """All of it, for programs."""
@@ -56,8 +59,8 @@ class BuiltStage:
             "bytes": self.found.bytes,
             "mfu": speed.mfu,
             "peak_tflops": speed.peak_tflops,
-            "tokens_per_second_per_device": speed.tokens_per_second(self.found),
-            "days": speed.days(self.found),
+            "tokens_per_second_per_device": self.tokens_per_second(speed),
+            "days": self.days(speed),
         }
 
 
@@ -91,8 +94,13 @@ def dry_run(session: Session, plan: Plan, recipe: str, settings: Sequence[str]) 
     shutil.rmtree(folder)
     if refusals := [f"stage '{event['stage']}': {event['refusal']}" for event in told if "refusal" in event]:
         raise UserError("\n".join(refusals))
+    workloads = workloads_of(plan)
     return [
-        BuiltStage(stage=plan.by_name[event["stage"]], found=DryRun(**event["found"]))
+        BuiltStage(
+            stage=plan.by_name[event["stage"]],
+            found=DryRun(**event["found"]),
+            more_work=workloads[event["stage"]].more_work,
+        )
         for event in told
         if "found" in event
     ]
@@ -160,15 +168,15 @@ def _print_time(built: Sequence[BuiltStage], speed: Speed) -> None:
             f"{item.found.flops_per_token / 1e9:.2f}",
             f"{item.found.tokens_per_step:,}",
             f"{item.found.steps:,}",
-            f"{speed.tokens_per_second(item.found):,.0f}",
-            f"{speed.days(item.found):.2f}",
+            f"{item.tokens_per_second(speed):,.0f}",
+            f"{item.days(speed):.2f}",
         )
         for item in built
     ]
     title = f"time, if a device reaches {speed.mfu:.1%} (--mfu) of {speed.peak_tflops:g} TFLOP/s (--peak-tflops)"
     print_table(headings, rows, right=range(1, len(headings)), title=title)
-    days = sum(speed.days(item.found) for item in built)
-    hours = sum(speed.days(item.found) * item.found.devices * 24 for item in built)
+    days = sum(item.days(speed) for item in built)
+    hours = sum(item.days(speed) * item.found.devices * 24 for item in built)
     click.echo(f"{days:.1f} days and {hours:,.0f} device hours of training, without evaluation and interruptions")
 
 

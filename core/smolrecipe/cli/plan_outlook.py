@@ -75,7 +75,10 @@ def outlook(
     built: Sequence[BuiltStage],
 ) -> Outlook:
     """Gather it; ``tokens`` are its user's word for stages whose options do not tell them."""
-    workloads = workloads_of(plan, tokens)
+    published: dict[str, Path] = {
+        stage.name: store.published(stage) for stage in plan.stages if store.is_published(stage)
+    }
+    workloads = workloads_of(plan, tokens, published)
     explainer = Explainer(
         side=side_of_plan(plan, plan.recipe.name, session.registry.catalog),
         store=store,
@@ -96,9 +99,6 @@ def outlook(
                 gib=dry.bytes / _GIB if dry is not None else None,
             )
         )
-    published: dict[str, Path] = {
-        stage.name: store.published(stage) for stage in plan.stages if store.is_published(stage)
-    }
     return Outlook(
         plan=plan,
         store=store,

@@ -89,25 +89,29 @@ def _print_work(told: Outlook, *, wide: bool) -> None:
 
 
 def _print_total(told: Outlook) -> None:
-    if not any(item.estimate is not None for item in told.stages):
-        return
-    left, bar, assumed = told.left, told.bar, told.assumptions
-    bound = "at most " if left.at_most else ""
-    low_hours, high_hours = left.between(left.hours, bar)
-    low_cost, high_cost = left.between(left.cost, bar)
-    click.echo(
-        f"still to train: {bound}{_amount(left.hours)} hours ({_amount(low_hours)} to {_amount(high_hours)}), "
-        f"{_amount(left.gpu_hours)} GPU hours,\n{_money(left.cost)} ({_money(low_cost)} to {_money(high_cost)}), "
-        f"if a GPU reaches {assumed.mfu:.1%} (--mfu) of {assumed.peak_tflops:g} TFLOP/s\n"
-        f"(--gpu {assumed.gpu}, --peak-tflops) and costs ${assumed.price:.2f} an hour (--price)"
-    )
+    left = told.left
+    if any(item.estimate is not None for item in told.stages):
+        _print_sum(told)
     if left.unknown:
         click.echo(
-            f"not in it, as their tokens, model or speed are not known: {', '.join(left.unknown)}\n"
+            f"hours not known, as their tokens, model or speed are not: {', '.join(left.unknown)}\n"
             "(--tokens STAGE=N: what a stage trains on; --peak-tflops: its speed)"
         )
     if left.besides:
-        click.echo(f"nor what else runs on GPUs: {', '.join(left.besides)}")
+        click.echo(f"hours not estimated of what else runs on GPUs: {', '.join(left.besides)}")
+
+
+def _print_sum(told: Outlook) -> None:
+    left, bar, assumed = told.left, told.bar, told.assumptions
+    low_hours, high_hours = left.between(left.hours, bar)
+    low_cost, high_cost = left.between(left.cost, bar)
+    click.echo(
+        f"still to train: {'at most ' if left.at_most else ''}{_amount(left.hours)} hours "
+        f"({_amount(low_hours)} to {_amount(high_hours)}), {_amount(left.gpu_hours)} GPU hours,\n"
+        f"{_money(left.cost)} ({_money(low_cost)} to {_money(high_cost)}), if a GPU reaches {assumed.mfu:.1%} (--mfu) "
+        f"of {assumed.peak_tflops:g} TFLOP/s\n"
+        f"(--gpu {assumed.gpu}, --peak-tflops) and costs ${assumed.price:.2f} an hour (--price)"
+    )
 
 
 def _print_backtest(told: Outlook) -> None:

@@ -32,12 +32,12 @@ def questions(
 
 
 def _schedules(plan: Plan, workloads: Mapping[str, Workload]) -> Iterator[Problem]:
-    """Schedules that end elsewhere than the steps that they are laid out for; those of one trajectory once."""
+    """Schedules that end elsewhere than the steps that they are laid out for; of one trajectory, its last stage's."""
     told: dict[tuple[str, int], None] = {}
     for stage in plan.stages:
         workload = workloads[stage.name]
         steps = workload.schedule_steps or last_step_of(workload)
-        if steps is None:
+        if steps is None or _is_continued(stage, plan, workloads):
             continue
         for path, value, _ in walk(stage.use, ("stages", stage.name)):
             if isinstance(value, Use) and isinstance(value.component, Schedule):
@@ -45,6 +45,18 @@ def _schedules(plan: Plan, workloads: Mapping[str, Workload]) -> Iterator[Proble
                 if message and (message, steps) not in told:
                     told[message, steps] = None
                     yield Problem(f"stage '{stage.name}': {message}", plan.recipe.place(path))
+
+
+def _is_continued(stage: PlannedStage, plan: Plan, workloads: Mapping[str, Workload]) -> bool:
+    """Whether a later stage counts on from this one's last step."""
+    end = last_step_of(workloads[stage.name])
+    for later in plan.stages:
+        workload = workloads[later.name]
+        if stage.name in later.parents and workload.last_step is not None and workload.steps is not None:
+            start = workload.last_step - workload.steps
+            if start > 0 and start == end:
+                return True
+    return False
 
 
 def _own_evaluation(plan: Plan, workloads: Mapping[str, Workload]) -> Iterator[Problem]:

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from attrs import evolve
 
 from smolrecipe.components import Workload
 from smolrecipe.planning.decoder_size import flops_per_token
 from smolrecipe.planning.plan import Plan
+from smolrecipe.stage import MODEL_FOLDER
+from smolrecipe.strict_json import read_mapping
 
 
-def workloads_of(plan: Plan, tokens: Mapping[str, float] | None = None) -> dict[str, Workload]:
+def workloads_of(
+    plan: Plan, tokens: Mapping[str, float] | None = None, published: Mapping[str, Path] | None = None
+) -> dict[str, Workload]:
     """The workload of every stage, by name; one without numbers where a stage's kind does not tell.
 
     ``tokens`` are what its user knows better: how many tokens a stage trains on in all. The steps follow from them.
+    ``published`` are folders of artifacts, whose ``config.json`` tells the model where options do not.
     """
     found: dict[str, Workload] = {}
     for stage in plan.stages:
         ask = stage.use.component.workload
         parents = {name: found[name] for name in stage.parents}
         workload = ask(stage.use.options, parents) if ask is not None else Workload()
+        if workload.model is None and published is not None and stage.name in published:
+            with suppress(ValueError):  # none there, or damaged: another command's to report
+                workload = evolve(workload, model=read_mapping(published[stage.name] / MODEL_FOLDER / "config.json"))
         known = (tokens or {}).get(stage.name)
         if known is not None:
             in_step = workload.tokens_per_step
