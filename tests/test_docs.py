@@ -34,6 +34,7 @@ from smolrecipe import (
     StageKind,
     StageRef,
     Use,
+    Workload,
     hookspecs,
     option,
 )
@@ -165,6 +166,21 @@ def test_the_example_of_check_plan_reports(
     recipe = write_recipe("name: r\nlauncher: {use: direct}\nstages:\n  Loud: {use: count, to: 1}\n")
     with pytest.raises(RecipeError, match=r"recipe.yaml:4:\d+: stage 'Loud': names are lower case here"):
         make_plan(structure(compose(recipe), recipe, registry.catalog), registry.catalog, registry.manager.hook)
+
+
+@pytest.mark.parametrize("example", ["smolrecipe_warn_of_plan"], indirect=True)
+def test_the_example_of_warn_of_plan_asks(
+    example: ModuleType, toy_plugin: None, write_recipe: Callable[..., Path]
+) -> None:
+    registry = loaded(example, "toy")
+    recipe = write_recipe("name: r\nlauncher: {use: direct}\nstages:\n  one: {use: count, to: 1}\n")
+    hook = registry.manager.hook
+    plan = make_plan(structure(compose(recipe), recipe, registry.catalog), registry.catalog, hook)
+    for steps, asked in ((2_000_000, ["stage 'one': more than a million steps"]), (10, []), (None, [])):
+        told = hook.smolrecipe_warn_of_plan(
+            plan=plan, workloads={"one": Workload(steps=steps)}, published={}, most_epochs=4.0
+        )
+        assert [problem.message for answer in told for problem in answer] == asked
 
 
 @pytest.mark.parametrize("example", ["smolrecipe_before_stage"], indirect=True)

@@ -92,6 +92,8 @@ def smolrecipe_sources():
 @smolrecipe.hookimpl
 def smolrecipe_warn_of_plan(plan, workloads, published, most_epochs):
     for stage in plan.stages:
+        if workloads[stage.name].row_length == 14:
+            raise KeyError("a bug")
         if workloads[stage.name].row_length == 13:
             yield Problem(f"13 is no length; {most_epochs:g}; {sorted(published)}", stage.place)
 """
@@ -265,6 +267,12 @@ def test_plugins_ask_too_and_keep_nothing_from_running(
     assert f"warning: {path}:4:3: 13 is no length; 4; []" in text
     smolrecipe("run", path, check=0)
     assert warnings(told(recipe)) == ["13 is no length; 4; ['a']"]
+
+
+def test_a_plugin_that_fails_in_asking_is_told_of(told: Callable[..., dict]) -> None:
+    plan = told("  a: {use: train, steps: 1, length: 14}\n")
+    assert warnings(plan) == ["plugin 'shop' could not say what it would ask about: KeyError: 'a bug'"]
+    assert plan["stages"][0]["hours"] > 0
 
 
 def test_the_tables(plan: Callable[..., str], write_recipe: Write) -> None:

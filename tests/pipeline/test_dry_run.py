@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from attrs import asdict
 
+from smolrecipe import Workload
+from smolrecipe.planning.decoder_size import flops_per_token, parameters_of
 from smolrecipe.planning.make import make_plan
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.structure import structure
@@ -74,6 +76,14 @@ def test_operations_per_token(dry: dict[str, dict[str, Any]]) -> None:
     assert attention == 6 * LAYERS * HEADS * 2 * HEAD * 4096 / 2
     for stage, times in (("long-context-32k", 8), ("long-context-64k", 16)):
         assert dry[stage]["flops_per_token"] == 6 * PARAMETERS + times * attention
+
+
+def test_what_a_plan_counts_without_building_is_what_building_finds(dry: dict[str, dict[str, Any]]) -> None:
+    for stage, use in stage_options().items():
+        workload = use.component.workload(use.options, {name: Workload() for name in STAGES})
+        assert flops_per_token(workload.model, workload.row_length) == dry[stage]["flops_per_token"]
+        assert parameters_of(workload.model) == dry[stage]["parameters"]
+        assert (workload.steps, workload.tokens_per_step) == (dry[stage]["steps"], dry[stage]["tokens_per_step"])
 
 
 def test_the_published_days(dry: dict[str, dict[str, Any]]) -> None:

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from smolrecipe.planning.backtest import backtest
+from smolrecipe.planning.colleague import questions
+from smolrecipe.planning.decoder_size import parameters_of
+from smolrecipe.planning.estimate import estimate, total
+from smolrecipe.planning.hardware import Assumptions
 from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
+from smolrecipe.planning.workloads import workloads_of
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.structure import structure
 from smolrecipe_registry.discovery import load_registry
@@ -37,6 +43,99 @@ def test_the_tiny_recipe_has_the_stages_of_the_published_one(plans: dict[str, Pl
     published = [stage.name for stage in plans["smollm3"].stages if stage.name != "evaluate-base"]
     assert [stage.name for stage in plans["smollm3-tiny"].stages] == published
     assert all(stage.devices.device == "cpu" for stage in plans["smollm3-tiny"].stages)
+
+
+def test_the_135m_recipe_has_the_stages_of_the_published_one(plans: dict[str, Plan]) -> None:
+    assert [stage.name for stage in plans["smollm3-135m"].stages] == [stage.name for stage in plans["smollm3"].stages]
+    assert all(stage.devices.processes == 1 for stage in plans["smollm3-135m"].stages)
+    assert parameters_of(options(plans, "smollm3-135m", "pretrain-1").model.to_hf()) == 134_515_008  # SmolLM2-135M's
+
+
+def test_the_135m_recipe_takes_about_a_day_by_its_own_plan(plans: dict[str, Plan]) -> None:
+    plan = plans["smollm3-135m"]
+    workloads, assumed = workloads_of(plan), Assumptions()
+    found = {stage.name: estimate(workloads[stage.name], stage.devices, assumed) for stage in plan.stages}
+    training = [name for name in found if workloads[name].row_length is not None]
+    assert len(training) == 8 and all(found[name] is not None for name in training)
+    left = total(plan.stages, workloads, found, {})
+    low, high = left.between(left.hours, backtest(assumed))
+    assert 16 < low < left.hours < 24 < high < 28
+    assert left.unknown == ()
+
+
+def test_the_135m_recipe_keeps_the_published_proportions(plans: dict[str, Plan]) -> None:
+    """Boundaries of the trajectory, and rows of the later stages as multiples of the first one's."""
+    for recipe in ("smollm3", "smollm3-135m"):
+        stages = [options(plans, recipe, name) for name in PRETRAINING]
+        shares = [stage.steps / stages[0].trajectory_steps for stage in stages]
+        assert shares == pytest.approx([0.731, 0.1585, 0.1106], abs=5e-4)
+        rows = [options(plans, recipe, name).sequence_length for name in ("long-context-32k", "long-context-64k")]
+        assert [row // stages[0].sequence_length for row in rows] == [8, 16]
+
+
+def test_the_135m_recipe_fetches_a_quarter_of_what_it_reads(plans: dict[str, Plan]) -> None:
+    """More than four readings of a source would be asked about. The tokens of a row are those that the recipe tells."""
+    of_a_row = {
+        "fineweb-edu": 1034,
+        "dclm": 1300,
+        "pes2o": 1510,
+        "wiki": 600,
+        "stackexchange": 508,
+        "finemath-3plus": 1589,
+        "infiwebmath-3plus": 1475,
+        "finemath-4plus": 1433,
+        "infiwebmath-4plus": 1349,
+        "megamath-text-code-block": 550,
+        **dict.fromkeys(("fw2-fra", "fw2-spa", "fw2-deu", "fw2-ita", "fw2-por"), 700),
+    }
+    sources = options(plans, "smollm3-135m", "tokens").sources
+    assert set(sources) == set(of_a_row)
+    read = dict.fromkeys(of_a_row, 0.0)
+    for name in (*PRETRAINING, "long-context-32k", "long-context-64k"):
+        stage = options(plans, "smollm3-135m", name)
+        weights = stage.data.options.weights
+        assert sum(weights.values()) == pytest.approx(1)
+        for source, weight in weights.items():
+            read[source] += weight * stage.steps * stage.global_batch * stage.sequence_length
+    for source, tokens in read.items():
+        assert tokens / (sources[source].options.rows * of_a_row[source]) < 4, source
+
+
+def test_one_node_computes_what_the_published_run_did(plans: dict[str, Plan]) -> None:
+    """Another layout and nothing else: every stage has the digest that it has in smollm3.yaml, and fits 8 GPUs."""
+    digests = {recipe: {stage.name: stage.digest for stage in plans[recipe].stages} for recipe in plans}
+    assert digests["smollm3-8xh100"] == digests["smollm3"]
+    assert {stage.devices.processes for stage in plans["smollm3-8xh100"].stages} == {1, 8}
+
+
+def test_the_way_from_the_published_base_that_the_node_recipe_tells(
+    smolrecipe: Run, repository: Path, tmp_path: Path
+) -> None:
+    """The recipe in the comment at its head, word for word."""
+    text = (repository / "recipes" / "smollm3-8xh100.yaml").read_text()
+    lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+    (tmp_path / "base.yaml").write_text("\n".join(lines))
+    told = json.loads(smolrecipe("plan", tmp_path / "base.yaml", "--json", check=0).stdout)
+    assert [stage["stage"] for stage in told["stages"]] == [
+        *("SmolLM3-3B-Base", "mid-training", "sft", "apo", "merge", "export", "evaluate")
+    ]
+
+
+def test_stages_pass_their_model_on(plans: dict[str, Plan]) -> None:
+    found = workloads_of(plans["smollm3"])
+    assert found["apo"].model == found["merge"].model == found["long-context-64k"].model
+    assert found["export"].model["rope_parameters"]["rope_type"] == "yarn"
+    assert found["merge"].model["rope_parameters"]["rope_type"] == "default"
+    assert [found[name].last_step for name in PRETRAINING] == [3_450_000, 4_198_000, 4_720_000]
+
+
+def test_what_is_asked_about_the_shipped_recipes(plans: dict[str, Plan]) -> None:
+    """Only the mixture whose published weights sum to 1.00565."""
+    hook = load_registry().manager.hook
+    for recipe, plan in plans.items():
+        asked = [problem.message for problem in questions(plan, workloads_of(plan), {}, 4.0, hook)]
+        published = ["stage 'pretrain-3': the weights of its mixture sum to 1.0056, not to 1: each is divided by that"]
+        assert asked == (published if recipe in ("smollm3", "smollm3-8xh100") else [])
 
 
 def test_three_pretraining_stages_are_one_trajectory(plans: dict[str, Plan]) -> None:

@@ -23,12 +23,21 @@ def questions(
     plan: Plan, workloads: Mapping[str, Workload], published: Mapping[str, Path], most_epochs: float, hook: Any
 ) -> list[Problem]:
     """Everything to ask about, with its place; ``hook`` is the plugin manager's, asked for what plugins know."""
-    answers = hook.smolrecipe_warn_of_plan(plan=plan, workloads=workloads, published=published, most_epochs=most_epochs)
+    known = {"plan": plan, "workloads": workloads, "published": published, "most_epochs": most_epochs}
     return [
         *_schedules(plan, workloads),
         *_own_evaluation(plan, workloads),
-        *(problem for answer in answers for problem in answer),
+        *(problem for plugin in hook.smolrecipe_warn_of_plan.get_hookimpls() for problem in _asked(plugin, known)),
     ]
+
+
+def _asked(plugin: Any, known: Mapping[str, Any]) -> list[Problem]:
+    """What one plugin asks about; a plugin that fails in it is told of, and keeps nothing from being planned."""
+    try:
+        return list(plugin.function(*(known[name] for name in plugin.argnames)))
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return [Problem(f"plugin '{plugin.plugin_name}' could not say what it would ask about: {what}")]
 
 
 def _schedules(plan: Plan, workloads: Mapping[str, Workload]) -> Iterator[Problem]:

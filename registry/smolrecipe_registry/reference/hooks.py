@@ -15,6 +15,8 @@ from smolrecipe_registry.reference.prose import docstring, first_line, inline, m
 WHEN = {
     "smolrecipe_check_plan": "By every command that makes a plan (`validate`, `plan`, `run`), before anything runs. "
     "The problems of all plugins are reported together, and then nothing runs.",
+    "smolrecipe_warn_of_plan": "By `smolrecipe plan`, for a recipe whose plan is valid. What all plugins ask about is "
+    "told after the tables and keeps nothing from running; an exception is told in its place.",
     "smolrecipe_before_stage": "In each process of a stage that really runs, before its kind's `run`. "
     "An exception fails the stage.",
     "smolrecipe_after_stage": "In each process of a stage that really ran, after its kind's `run` and before the "
