@@ -275,6 +275,22 @@ def test_a_plugin_that_fails_in_asking_is_told_of(told: Callable[..., dict]) -> 
     assert plan["stages"][0]["hours"] > 0
 
 
+def test_a_sweep_pays_for_every_stage_once(
+    told: Callable[..., dict], plan: Callable[..., str], write_recipe: Write
+) -> None:
+    recipe = "  a: {use: train, steps: 1000}\n  b: {use: train, from: a, steps: 10}\n"
+    one = told(recipe)["left"]["hours"]
+    a, b = (stage["hours"] for stage in told(recipe)["stages"])
+    swept = told(recipe, "--sweep", "stages.b.steps=10,20")["left"]
+    assert one == pytest.approx(a + b) and swept["hours"] == pytest.approx(a + b + 2 * b)
+    text = plan(write_recipe(HEAD + recipe), "--sweep", "stages.b.steps=null,20", "--price", "1.25")
+    assert "still to train: " in text and "$1.25 an hour" in text and "hours not known" in text
+    known = told(recipe, "--sweep", "stages.b.steps=null,20", "--tokens", "b=1e9")["left"]
+    assert known["not_known"] == [] and known["hours"] == pytest.approx(3 * a)
+    with pytest.raises(RecipeError, match="the recipe has no stage 'c'"):
+        told(recipe, "--sweep", "stages.b.steps=10,20", "--tokens", "c=1e9")
+
+
 def test_the_tables(plan: Callable[..., str], write_recipe: Write) -> None:
     recipe = write_recipe(
         HEAD + "  pretrain: {use: train, steps: 3_450_000, gpus: 384}\n"

@@ -12,7 +12,7 @@ import pytest
 from smolrecipe.planning.backtest import backtest
 from smolrecipe.planning.colleague import questions
 from smolrecipe.planning.decoder_size import parameters_of
-from smolrecipe.planning.estimate import estimate, total
+from smolrecipe.planning.estimate import Part, estimate, total
 from smolrecipe.planning.hardware import Assumptions
 from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
@@ -57,7 +57,10 @@ def test_the_135m_recipe_takes_about_a_day_by_its_own_plan(plans: dict[str, Plan
     found = {stage.name: estimate(workloads[stage.name], stage.devices, assumed) for stage in plan.stages}
     training = [name for name in found if workloads[name].row_length is not None]
     assert len(training) == 8 and all(found[name] is not None for name in training)
-    left = total(plan.stages, workloads, found, {})
+    left = total(
+        Part(name=stage.name, workload=workloads[stage.name], devices=stage.devices, estimate=found[stage.name])
+        for stage in plan.stages
+    )
     low, high = left.between(left.hours, backtest(assumed))
     assert 16 < low < left.hours < 24 < high < 28
     assert left.unknown == ()

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
 
 from smolrecipe.cli.dry_run import Speed, dry_run, print_dry_run
-from smolrecipe.cli.plan_outlook import outlook, outlook_as_json, stage_as_json, stage_status
-from smolrecipe.cli.plan_tables import devices_of, print_outlook
+from smolrecipe.cli.plan_outlook import (
+    left_as_json,
+    outlook,
+    outlook_as_json,
+    stage_as_json,
+    stage_status,
+    sweep_left,
+)
+from smolrecipe.cli.plan_tables import devices_of, print_outlook, print_total
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
 from smolrecipe.cli.sweep_command import lacking_of, note_what_is_dropped
 from smolrecipe.cli.tables import print_table
 from smolrecipe.errors import Problem, RecipeError, near_miss
+from smolrecipe.planning.backtest import backtest
 from smolrecipe.planning.colleague import MOST_EPOCHS
 from smolrecipe.planning.hardware import GPUS, MFU, Assumptions
-from smolrecipe.planning.plan import Plan
 from smolrecipe.planning.variants import SweepPlan
 from smolrecipe.running.machine import lacking
 from smolrecipe.running.store import RunStore
@@ -58,9 +65,9 @@ def _as_tokens(context: click.Context, option: click.Parameter, given: tuple[str
 
 
 @click.command(
-    epilog="\b\nExamples:\n  smolrecipe plan smollm3                          what would run, tokens, hours, cost\n"
-    "  smolrecipe plan smollm3 --dry-run                the same with GiB per GPU\n"
-    "  smolrecipe plan smollm3 --gpu h200 --price 3.5 --tokens mid-training=140.7e9"
+    epilog="\b\nExamples:\n  smolrecipe plan smollm3              what would run, tokens, hours, cost\n"
+    "  smolrecipe plan smollm3 --dry-run    the same with GiB per GPU\n"
+    "  smolrecipe plan smollm3 --gpu h200 --tokens mid-training=140.7e9"
 )
 @recipe_arguments
 @sweep_option
@@ -126,11 +133,6 @@ def plan(
     Hours and cost are those of training alone: operations, divided by what GPUs are assumed to compute. Their error bar
     is what the same estimate is off by for runs whose time is published.
     """
-    if sweep := session.sweep(recipe, settings, sweeps):
-        _plan_sweep(sweep, store_of(sweep.variants[0].plan.recipe, runs), as_json=as_json, build=build)
-        return
-    planned = session.plan(recipe, settings)
-    _require_stages(tokens, planned)
     assumptions = Assumptions(
         gpu=gpu,
         mfu=mfu,
@@ -138,6 +140,13 @@ def plan(
         peak_is_given=peak_tflops is not None,
         price=price if price is not None else GPUS[gpu].price,
     )
+    if sweep := session.sweep(recipe, settings, sweeps):
+        _require_stages(tokens, {swept.stage.name for swept in sweep.stages})
+        store = store_of(sweep.variants[0].plan.recipe, runs)
+        _plan_sweep(sweep, store, assumptions, tokens, as_json=as_json, build=build)
+        return
+    planned = session.plan(recipe, settings)
+    _require_stages(tokens, planned.by_name)
     store = store_of(planned.recipe, runs)
     speed = Speed(mfu=mfu, peak_tflops=assumptions.peak_tflops)
     built = dry_run(session, planned, recipe, settings) if build else []
@@ -155,20 +164,29 @@ def plan(
         print_dry_run(built, speed)
 
 
-def _require_stages(tokens: dict[str, float], planned: Plan) -> None:
+def _require_stages(tokens: dict[str, float], stages: Collection[str]) -> None:
     """Refuse ``--tokens`` of a stage that is none."""
     for name in tokens:
-        if name not in planned.by_name:
-            hint = near_miss(name, planned.by_name) or f"; stages: {', '.join(planned.by_name)}"
+        if name not in stages:
+            hint = near_miss(name, stages) or f"; stages: {', '.join(stages)}"
             raise RecipeError([f"--tokens: the recipe has no stage '{name}'{hint}"])
 
 
-def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool) -> None:
+def _plan_sweep(
+    sweep: SweepPlan,
+    store: RunStore,
+    assumptions: Assumptions,
+    tokens: dict[str, float],
+    *,
+    as_json: bool,
+    build: bool,
+) -> None:
     if build:
         raise RecipeError(
             ["--dry-run builds one recipe, and this is a sweep: --set sweep=null, and one variant's values with --set"]
         )
     note_what_is_dropped(sweep)
+    left, bar = sweep_left(sweep, store, assumptions, tokens), backtest(assumptions)
     to_run = [swept.stage for swept in sweep.stages if not store.is_published(swept.stage)]
     if as_json:
         told = {
@@ -177,6 +195,7 @@ def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool
             "stages": [
                 {**stage_as_json(store, swept.stage), "variants": list(swept.variants)} for swept in sweep.stages
             ],
+            "left": left_as_json(left, bar),
         }
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
@@ -195,6 +214,7 @@ def _plan_sweep(sweep: SweepPlan, store: RunStore, *, as_json: bool, build: bool
     print_table(("stage", "kind", "runs on", "digest", "status", "of variants"), rows, title=title)
     apart = sum(len(planned.plan.stages) for planned in sweep.variants)
     click.echo(f"{len(rows)} stages instead of {apart}, {len(to_run)} to run")
+    print_total(left, bar, assumptions)
     _note(lacking_of(sweep, to_run))
 
 

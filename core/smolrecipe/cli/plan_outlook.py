@@ -18,9 +18,10 @@ from smolrecipe.errors import Problem
 from smolrecipe.planning.backtest import ErrorBar, backtest
 from smolrecipe.planning.colleague import questions
 from smolrecipe.planning.decoder_size import rope_theta
-from smolrecipe.planning.estimate import Estimate, Total, estimate, total
+from smolrecipe.planning.estimate import Estimate, Part, Total, estimate, total
 from smolrecipe.planning.hardware import Assumptions
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.planning.variants import SweepPlan
 from smolrecipe.planning.workloads import tokens_of, workloads_of
 from smolrecipe.running.store import RunStore
 
@@ -106,10 +107,14 @@ def outlook(
         assumptions=assumptions,
         bar=backtest(assumptions),
         left=total(
-            plan.stages,
-            workloads,
-            {item.stage.name: item.estimate for item in stages},
-            {item.stage.name: item.done for item in stages},
+            Part(
+                name=item.stage.name,
+                workload=item.workload,
+                devices=item.stage.devices,
+                estimate=item.estimate,
+                done=item.done,
+            )
+            for item in stages
         ),
         questions=tuple(questions(plan, workloads, published, most_epochs, session.registry.manager.hook)),
     )
@@ -129,16 +134,7 @@ def outlook_as_json(told: Outlook) -> dict[str, Any]:
     return {
         "recipe": told.plan.recipe.name,
         "stages": [_stage_as_json(told, item) for item in told.stages],
-        "left": {
-            "hours": told.left.hours,
-            "hours_between": told.left.between(told.left.hours, bar),
-            "gpu_hours": told.left.gpu_hours,
-            "cost_usd": told.left.cost,
-            "cost_usd_between": told.left.between(told.left.cost, bar),
-            "at_most": told.left.at_most,
-            "not_known": list(told.left.unknown),
-            "besides": list(told.left.besides),
-        },
+        "left": left_as_json(told.left, bar),
         "assumptions": asdict(told.assumptions),
         "backtest": {
             "low": bar.low,
@@ -158,6 +154,38 @@ def outlook_as_json(told: Outlook) -> dict[str, Any]:
             {"message": problem.message, "written": str(problem.place) if problem.place is not None else None}
             for problem in told.questions
         ],
+    }
+
+
+def sweep_left(sweep: SweepPlan, store: RunStore, assumptions: Assumptions, tokens: Mapping[str, float]) -> Total:
+    """What is left of all variants' stages, each of them once; ``tokens`` hold in every variant."""
+    workloads = {id(swept.plan): workloads_of(swept.plan, tokens) for swept in sweep.stages}
+    parts = []
+    for swept in sweep.stages:
+        stage, workload = swept.stage, workloads[id(swept.plan)][swept.stage.name]
+        parts.append(
+            Part(
+                name=swept.label,
+                workload=workload,
+                devices=stage.devices,
+                estimate=estimate(workload, stage.devices, assumptions),
+                done=1.0 if store.is_published(stage) else 0.0,
+            )
+        )
+    return total(parts)
+
+
+def left_as_json(left: Total, bar: ErrorBar) -> dict[str, Any]:
+    """The total, for programs."""
+    return {
+        "hours": left.hours,
+        "hours_between": left.between(left.hours, bar),
+        "gpu_hours": left.gpu_hours,
+        "cost_usd": left.cost,
+        "cost_usd_between": left.between(left.cost, bar),
+        "at_most": left.at_most,
+        "not_known": list(left.unknown),
+        "besides": list(left.besides),
     }
 
 

@@ -13,7 +13,9 @@ import click
 
 from smolrecipe.cli.plan_outlook import Outlook, StageOutlook
 from smolrecipe.cli.tables import print_table
-from smolrecipe.planning.estimate import Estimate
+from smolrecipe.planning.backtest import ErrorBar
+from smolrecipe.planning.estimate import Estimate, Total
+from smolrecipe.planning.hardware import Assumptions
 from smolrecipe.planning.workloads import tokens_of, trains
 
 _WIDE = 110
@@ -27,7 +29,7 @@ def print_outlook(told: Outlook) -> None:
     _print_stages(told, wide=wide)
     click.echo()
     _print_work(told, wide=wide)
-    _print_total(told)
+    print_total(told.left, told.bar, told.assumptions)
     if any(item.estimate is not None for item in told.stages):
         click.echo()
         _print_backtest(told)
@@ -50,16 +52,21 @@ def _print_stages(told: Outlook, *, wide: bool) -> None:
     """What would become of each stage; with its digest where there is room, and what it is made from where it folds
     nothing.
     """
-    more = [
-        *([("consumes", lambda stage: ", ".join(stage.parents))] if not sys.stdout.isatty() else []),
-        ("runs on", lambda stage: devices_of(stage.devices.processes, stage.devices.device)),
-        *([("digest", lambda stage: stage.digest[:12])] if wide else []),
-    ]
-    rows = [
-        (item.stage.name, item.stage.use.name, *(cell(item.stage) for _, cell in more), item.status)
-        for item in told.stages
-    ]
-    print_table(("stage", "kind", *(name for name, _ in more), "status"), rows, title=told.plan.recipe.name)
+    plain = not sys.stdout.isatty()
+    headings = ["stage", "kind", *(["consumes"] if plain else []), "runs on", *(["digest"] if wide else []), "status"]
+    rows = []
+    for item in told.stages:
+        stage = item.stage
+        cells = {
+            "stage": stage.name,
+            "kind": stage.use.name,
+            "consumes": ", ".join(stage.parents),
+            "runs on": devices_of(stage.devices.processes, stage.devices.device),
+            "digest": stage.digest[:12],
+            "status": item.status,
+        }
+        rows.append([cells[heading] for heading in headings])
+    print_table(headings, rows, title=told.plan.recipe.name)
 
 
 def _print_work(told: Outlook, *, wide: bool) -> None:
@@ -88,10 +95,18 @@ def _print_work(told: Outlook, *, wide: bool) -> None:
     print_table(headings, rows, right=range(1, len(headings)), title="what training takes; GiB of a GPU: --dry-run")
 
 
-def _print_total(told: Outlook) -> None:
-    left = told.left
-    if any(item.estimate is not None for item in told.stages):
-        _print_sum(told)
+def print_total(left: Total, bar: ErrorBar, assumed: Assumptions) -> None:
+    """Print what is left to train and what it costs, with the error bar, and what is not in it."""
+    if left.hours:
+        low_hours, high_hours = left.between(left.hours, bar)
+        low_cost, high_cost = left.between(left.cost, bar)
+        click.echo(
+            f"still to train: {'at most ' if left.at_most else ''}{_amount(left.hours)} hours "
+            f"({_amount(low_hours)} to {_amount(high_hours)}), {_amount(left.gpu_hours)} GPU hours,\n"
+            f"{_money(left.cost)} ({_money(low_cost)} to {_money(high_cost)}), if a GPU reaches {assumed.mfu:.1%} "
+            f"(--mfu) of {assumed.peak_tflops:g} TFLOP/s\n"
+            f"(--gpu {assumed.gpu}, --peak-tflops) and costs ${assumed.price:.2f} an hour (--price)"
+        )
     if left.unknown:
         click.echo(
             f"hours not known, as their tokens, model or speed are not: {', '.join(left.unknown)}\n"
@@ -99,19 +114,6 @@ def _print_total(told: Outlook) -> None:
         )
     if left.besides:
         click.echo(f"hours not estimated of what else runs on GPUs: {', '.join(left.besides)}")
-
-
-def _print_sum(told: Outlook) -> None:
-    left, bar, assumed = told.left, told.bar, told.assumptions
-    low_hours, high_hours = left.between(left.hours, bar)
-    low_cost, high_cost = left.between(left.cost, bar)
-    click.echo(
-        f"still to train: {'at most ' if left.at_most else ''}{_amount(left.hours)} hours "
-        f"({_amount(low_hours)} to {_amount(high_hours)}), {_amount(left.gpu_hours)} GPU hours,\n"
-        f"{_money(left.cost)} ({_money(low_cost)} to {_money(high_cost)}), if a GPU reaches {assumed.mfu:.1%} (--mfu) "
-        f"of {assumed.peak_tflops:g} TFLOP/s\n"
-        f"(--gpu {assumed.gpu}, --peak-tflops) and costs ${assumed.price:.2f} an hour (--price)"
-    )
 
 
 def _print_backtest(told: Outlook) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
 from attrs import frozen
 
 from smolrecipe.components import Devices, Workload
 from smolrecipe.planning.backtest import ErrorBar
 from smolrecipe.planning.hardware import Assumptions
-from smolrecipe.planning.plan import PlannedStage
 from smolrecipe.planning.workloads import flops_of, trains
 
 _SECONDS_PER_HOUR = 3600.0
@@ -70,21 +69,28 @@ class Total:
         return value * bar.low, value * bar.high
 
 
-def total(
-    stages: Sequence[PlannedStage],
-    workloads: Mapping[str, Workload],
-    estimates: Mapping[str, Estimate | None],
-    done: Mapping[str, float],
-) -> Total:
-    """Add up what is left of the stages; ``done`` is the share that is there already, 1 for a published stage."""
-    to_do = [stage for stage in stages if done.get(stage.name) != 1]
-    left = [item.share(1 - done.get(stage.name, 0.0)) for stage in to_do if (item := estimates[stage.name]) is not None]
-    unknown = [stage.name for stage in to_do if estimates[stage.name] is None and stage.devices.device == "cuda"]
+@frozen(kw_only=True)
+class Part:
+    """A stage, as far as the total needs it."""
+
+    name: str
+    workload: Workload
+    devices: Devices
+    estimate: Estimate | None
+    done: float = 0.0
+    """The share that is there already, 1 of a published stage."""
+
+
+def total(parts: Iterable[Part]) -> Total:
+    """Add up what is left of stages."""
+    to_do = [part for part in parts if part.done < 1]
+    left = [part.estimate.share(1 - part.done) for part in to_do if part.estimate is not None]
+    unknown = [part for part in to_do if part.estimate is None and part.devices.device == "cuda"]
     return Total(
         hours=sum(item.hours for item in left),
         gpu_hours=sum(item.gpu_hours for item in left),
         cost=sum(item.cost for item in left),
         at_most=any(item.at_most for item in left),
-        unknown=tuple(name for name in unknown if trains(workloads[name])),
-        besides=tuple(name for name in unknown if not trains(workloads[name])),
+        unknown=tuple(part.name for part in unknown if trains(part.workload)),
+        besides=tuple(part.name for part in unknown if not trains(part.workload)),
     )
