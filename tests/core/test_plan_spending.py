@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from smolrecipe.cli import plan_command, session
+from smolrecipe.cli import plan_command, plan_tables, session
 from smolrecipe.errors import RecipeError
 
 Write = Callable[..., Path]
@@ -179,7 +179,7 @@ def test_tokens_that_only_the_data_knows(told: Callable[..., dict]) -> None:
     assert stage["hours"] > 0 and plan["left"]["not_known"] == []
     with pytest.raises(RecipeError, match=r"--tokens: the recipe has no stage 'per'; did you mean 'pre'\?"):
         told(recipe, "--tokens", "per=1e9")
-    for wrong in ("pre", "pre=", "pre=-1", "pre=nan", "=3"):
+    for wrong in ("pre", "pre=", "pre=-1", "pre=nan", "pre=1e19", "=3"):
         with pytest.raises(click.BadParameter, match="write STAGE=N"):
             told(recipe, "--tokens", wrong)
 
@@ -306,3 +306,11 @@ def test_the_tables(plan: Callable[..., str], write_recipe: Write) -> None:
     assert "hours not estimated of what else runs on GPUs: measured" in text
     assert "error bar: the same estimate for published runs, -18% to +25%" in text
     assert "SmolLM3 pretraining, 384 H100, 24 days" in text and "-19.9%" in text
+
+
+def test_numbers_of_any_size_fit_their_columns(plan: Callable[..., str], write_recipe: Write) -> None:
+    told = {7: "7", 9_999: "9999", 10_000: "10k", 999_999: "1M", 3_450_000: "3.45M", 8.14e12: "8.14T", 1e18: "1e+18"}
+    assert {number: plan_tables.short(number) for number in told} == told
+    assert max(len(plan_tables.short(10.0**power * 0.99996)) for power in range(1, 100)) <= 6
+    recipe = write_recipe(HEAD + f"  a: {{use: train, steps: {2**63 - 1}}}\n")
+    assert max(map(len, plan(recipe).splitlines())) <= 120

@@ -31,6 +31,8 @@ from smolrecipe.running.machine import lacking
 from smolrecipe.running.store import RunStore
 
 _NOTES = 5
+_MOST_TOKENS = 1e18
+"""Of a stage: a hundred thousand times SmolLM3's."""
 
 
 @click.command()
@@ -59,7 +61,7 @@ def _as_tokens(context: click.Context, option: click.Parameter, given: tuple[str
             found[stage] = float(number.replace("_", ""))
         except ValueError:
             found[stage] = math.nan
-        if not stage or not 0 < found[stage] < math.inf:
+        if not stage or not 1 <= found[stage] <= _MOST_TOKENS:
             raise click.BadParameter(f"'{text}': write STAGE=N, with a number of tokens such as 35e9", context, option)
     return found
 

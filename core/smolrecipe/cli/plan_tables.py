@@ -154,15 +154,19 @@ def _bounded(text: str, *, at_most: bool) -> str:
 
 def short(number: float) -> str:
     """A count in at most six characters: ``8.14T``, ``3.45M``, ``50k``, ``4096``."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e4)):
-        if number >= size:
-            size = 1e3 if unit == "k" else size
-            return f"{number / size:.3g}{unit}" if number / size < 1000 else f"{number / size:,.0f}{unit}"
+    if number >= 1e15:
+        return f"{number:.1g}"
+    for unit, size, least in (("T", 1e12, 1e12), ("B", 1e9, 1e9), ("M", 1e6, 999_500), ("k", 1e3, 1e4)):
+        if number >= least:
+            text = f"{number / size:.3g}"
+            return f"{number / size:.0f}{unit}" if "e" in text else f"{text}{unit}"
     return f"{number:g}"
 
 
 def _amount(value: float) -> str:
     """Hours: two digits behind the point below one, one below ten."""
+    if value >= 1e9:
+        return f"{value:.3g}"
     if value >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
@@ -170,7 +174,7 @@ def _amount(value: float) -> str:
 
 def _money(value: float) -> str:
     if value >= 1e6:
-        return f"${value / 1e6:.3g}M"
+        return f"${value / 1e6:.3g}M" if value < 1e12 else f"${value:.3g}"
     if value >= 1e3:
         return f"${value / 1e3:.3g}k" if value < 1e4 else f"${value / 1e3:.0f}k"
     return f"${value:,.0f}" if value >= 10 else f"${value:.2f}"
