@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import frozen
 
@@ -17,6 +17,15 @@ _COLUMNS_DOC = (
     "'messages' and 'chat_template_kwargs' of chat rows, 'prompt', 'chosen', 'rejected' and 'chat_template_kwargs' of "
     "preference rows, 'messages', 'chat_template_kwargs' and 'answer' of problems"
 )
+
+
+def _license() -> Any:
+    return option(
+        default=None,
+        identity=False,
+        doc="the licence of the data, for the model card: an SPDX identifier, or the words of the data's own page; "
+        "without it the card says that the recipe states none",
+    )
 
 
 @frozen(kw_only=True)
@@ -47,6 +56,7 @@ class HfDatasetOptions:
     rows: int | None = option(default=None, at_least=1, doc="read at most this many rows")
     yields: Shape = option(default="text", doc="the shape of the rows")
     columns: Mapping[str, str] = option(factory=dict, ordered=False, doc=_COLUMNS_DOC)
+    license: str | None = _license()
 
 
 @frozen(kw_only=True)
@@ -61,6 +71,7 @@ class FilesOptions:
     rows: int | None = option(default=None, at_least=1, doc="read at most this many rows")
     yields: Shape = option(default="text", doc="the shape of the rows")
     columns: Mapping[str, str] = option(factory=dict, ordered=False, doc=_COLUMNS_DOC)
+    license: str | None = _license()
 
 
 @frozen(kw_only=True)
@@ -73,6 +84,7 @@ class PythonDocsOptions:
     )
     shortest: int = option(default=200, at_least=1, doc="leave out documents of fewer characters")
     rows: int | None = option(default=None, at_least=1, doc="read at most this many documents")
+    license: str | None = _license()
 
 
 @frozen(kw_only=True)
@@ -81,6 +93,7 @@ class PythonCodeOptions:
 
     shortest: int = option(default=200, at_least=1, doc="leave out files of fewer characters")
     rows: int | None = option(default=None, at_least=1, doc="read at most this many files")
+    license: str | None = _license()
 
 
 Language = Literal["en", "fr", "es", "de", "it", "pt"]
