@@ -76,14 +76,15 @@ def files_of(artifact: Published, folder: str) -> Files:
     try:
         manifest = read_manifest(root)
         wrong = damages(root, sizes_only=True)
-        check_checkpoint(root / folder)
-        weights = {file.name for file in weight_files(root / folder)}
     except ValueError as error:
-        raise _damaged(root, str(error)) from None
-    except StageError as error:
         raise _damaged(root, str(error)) from None
     if wrong:
         raise _damaged(root, "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""))
+    try:
+        check_checkpoint(root / folder)
+        weights = {file.name for file in weight_files(root / folder)}
+    except StageError as error:
+        raise _damaged(root, str(error)) from None
     inside = {name.removeprefix(f"{folder}/"): name for name in manifest if name.startswith(f"{folder}/")}
     chosen = [name for name in inside if name in weights or name in COMPANIONS]
     found = []

@@ -48,6 +48,10 @@ def upload(repository: str, branches: Sequence[Branch], *, private: bool, say: C
                 repository, _operations(branch), commit_message=branch.message, revision=branch.name, num_threads=4
             )
             done.append(branch.name)
+    except ValueError as error:  # what the Hub says of the card's metadata
+        raise UserError(
+            f"the Hugging Face Hub refused the card: {' '.join(str(error).split())}{_so_far(done)}"
+        ) from None
     except HfHubHTTPError as error:
         raise UserError(_refusal(repository, error, done)) from None
     except _UNREACHABLE as error:
