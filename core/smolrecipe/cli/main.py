@@ -11,6 +11,7 @@ from smolrecipe import __version__
 from smolrecipe.cli import (
     diff_command,
     docs_command,
+    doctor_command,
     dry_run,
     inspect_commands,
     lock_command,
@@ -56,6 +57,7 @@ for command in (
     verify_command.verify_worker,
     plugins_command.plugins,
     docs_command.docs,
+    doctor_command.doctor,
     plugin_command.plugin,
     stage_command.stage,
     dry_run.dry_run_worker,

@@ -15,7 +15,18 @@ MEMORY_FILE = Path("/proc/meminfo")
 GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
+MOUNTS_FILE = Path("/proc/self/mountinfo")
+MEMORY_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""What a container may use, in cgroups of the second and of the first version."""
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "glusterfs", "beegfs", "gpfs", "9p", "afs", "orangefs"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.juicefs", "fuse.mountpoint-s3"}
+)
+"""Types of file systems whose files lie on another machine."""
+
 _SECONDS = 10
+_NO_LIMIT = 2**60
 
 
 def hardware() -> dict[str, Any]:
@@ -35,6 +46,32 @@ def hardware() -> dict[str, Any]:
         "gpus": gpus,
         "driver": driver,
     }
+
+
+def free_memory() -> tuple[float | None, float | None]:
+    """GiB of memory that are free now, and that this process may take at most where a container bounds it."""
+    free = _first(MEMORY_FILE, r"MemAvailable:\s*(\d+)")
+    limits = [int(text) for file in MEMORY_LIMIT_FILES if (text := _first(file, r"^(\d+)$"))]
+    limit = min((limit for limit in limits if limit < _NO_LIMIT), default=None)
+    return round(int(free) / 2**20, 1) if free else None, round(limit / 2**30, 1) if limit is not None else None
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path, which exists, lies on (``ext4``, ``nfs4``); nothing if it is unknown."""
+    try:
+        lines = MOUNTS_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    real, found, length = path.resolve(), "", -1
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if len(fields) < 5 or not kinds:
+            continue
+        mounted = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4]))
+        if real.is_relative_to(mounted) and len(mounted.parts) >= length:  # a later mount covers an earlier one
+            found, length = kinds[0], len(mounted.parts)
+    return found
 
 
 def _gpus() -> tuple[list[str], str]:
