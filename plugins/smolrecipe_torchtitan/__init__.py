@@ -19,7 +19,7 @@ from smolrecipe import (
     Workload,
     hookimpl,
 )
-from smolrecipe_torchtitan.checks import check_decoder, check_pretrain, devices, produces
+from smolrecipe_torchtitan.checks import check_decoder, check_plan, check_pretrain, devices, produces
 from smolrecipe_torchtitan.hf_config import decoder_from_hf, decoder_to_hf
 from smolrecipe_torchtitan.options import DecoderOptions, ParallelismOptions, PretrainOptions
 from smolrecipe_torchtitan.workload import pretrain_workload, trajectories_that_do_not_add_up
@@ -139,6 +139,12 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("torch", "torchtitan", "transformers"),
         extra="titan",
     )
+
+
+@hookimpl
+def smolrecipe_check_plan(plan: Plan) -> Iterable[Problem]:
+    """Report stages that start from a model which a pretraining stage does not come by."""
+    return check_plan(plan)
 
 
 @hookimpl

@@ -111,10 +111,12 @@ def trainer_config(
     start: Start,
     names: dict[str, str] | None,
     heed: Callable[[], bool] = lambda: False,
+    saved: Callable[[int], None] = lambda step: None,
 ) -> StageTrainer.Config:
     """The configuration of torchtitan's trainer.
 
-    ``names`` are the parameters' Hugging Face names, where they exist; ``heed`` says whether the stage is to stop.
+    ``names`` are the parameters' Hugging Face names, where they exist; ``heed`` says whether the stage is to stop;
+    ``saved`` is told in every process of each checkpoint that is whole, by its step in this stage.
     """
     layout = options.parallelism
     last = start.step + options.steps
@@ -170,7 +172,7 @@ def trainer_config(
             async_mode="async",  # pinned memory needs a GPU
             keep=options.keep_checkpoints,
             keep_latest_k=0,  # torchtitan would count those that are not whole
-            saved=context.saved,
+            saved=saved,
             before=start.step,
             last_save_model_only=False,
             initial_load_path=None if source is None else str(source),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
-from smolrecipe import Devices, HfConfig, Model, ModelDraft, StageError
+from smolrecipe import Devices, HfConfig, Model, ModelDraft, Problem, StageError
 from smolrecipe_torchtitan.options import (
     TRAINING_ONLY_SCHEDULES,
     WHOLE_LAYERS_SCHEDULES,
@@ -13,14 +13,39 @@ from smolrecipe_torchtitan.options import (
     PretrainOptions,
 )
 
+if TYPE_CHECKING:
+    from smolrecipe.planning.plan import Plan
+
+MOST_PUBLISHED = 10_000
+"""Models that one stage may publish on its way; SmolLM3's longest published 86."""
+
 
 def produces(options: PretrainOptions) -> Mapping[str, Literal[True] | str]:
     """An engine checkpoint, and a Hugging Face one where every model component has a counterpart there."""
+    on_the_way = [f"hf-model@step-{step}" for step in possible_steps(options)]
     without = [name for name, use in options.model.components.items() if use.component.to_hf is None]
     if without:
         names = ", ".join(f"'{name}'" for name in without)
-        return {"checkpoint": True, "hf-model": f"model component {names} has no Hugging Face counterpart"}
-    return {"checkpoint": True, "hf-model": True}
+        why = f"model component {names} has no Hugging Face counterpart"
+        return {"checkpoint": True, **dict.fromkeys(["hf-model", *on_the_way], why)}
+    return {"checkpoint": True, **dict.fromkeys(["hf-model", *on_the_way], True)}
+
+
+def possible_steps(options: PretrainOptions) -> Sequence[int]:
+    """Steps of the trajectory whose models the stage may publish on its way; which it will, only the plan tells.
+
+    A stage that carries everything on does not know at which step it starts.
+    """
+    if options.publish_every is None:
+        return ()
+    last = (options.trajectory_steps or 0) if options.carry == "everything" else options.steps
+    return range(options.publish_every, last, options.publish_every)[: MOST_PUBLISHED + 1]
+
+
+def published_steps(options: PretrainOptions, before: int) -> Sequence[int]:
+    """Steps of the trajectory whose models a stage publishes on its way that begins after step ``before``."""
+    every = options.publish_every
+    return () if every is None else range(every * (before // every + 1), before + options.steps, every)
 
 
 def devices(options: PretrainOptions) -> Devices:
@@ -56,6 +81,7 @@ def check_decoder(options: DecoderOptions) -> Iterator[str]:
 def check_pretrain(options: PretrainOptions) -> Iterator[str]:
     """Yield what is wrong with a pretraining stage's options taken together."""
     yield from _check_start(options)
+    yield from _check_published(options)
     yield from _check_lengths(options)
     yield from _check_batches(options)
     yield from _check_model(options)
@@ -69,6 +95,61 @@ def _check_start(options: PretrainOptions) -> Iterator[str]:
             f"trajectory_steps ({options.trajectory_steps}) is less than steps ({options.steps}): "
             "the trajectory contains this stage"
         )
+
+
+def _check_published(options: PretrainOptions) -> Iterator[str]:
+    every = options.publish_every
+    if every is None:
+        return
+    if every % options.checkpoint_every:
+        yield (
+            f"publish_every ({every}) is not a multiple of checkpoint_every ({options.checkpoint_every}): models are "
+            "published from checkpoints"
+        )
+    if options.carry == "everything" and options.trajectory_steps is None:
+        yield "publish_every with carry: everything needs trajectory_steps, which its steps are counted in"
+    if len(possible_steps(options)) > MOST_PUBLISHED:
+        yield f"publish_every ({every}) would publish more than {MOST_PUBLISHED:,} models: raise it"
+    if (why := produces(options)["hf-model"]) is not True:
+        yield f"publish_every: there is no model to publish, {why}"
+
+
+def check_plan(plan: Plan) -> Iterator[Problem]:
+    """Report references to models on the way of a pretraining stage that it does not come by.
+
+    At which step of the trajectory a stage begins, only the stages before it tell.
+    """
+    begins: dict[str, int | None] = {}
+    for stage in plan.stages:
+        options = stage.use.options
+        if isinstance(options, PretrainOptions):
+            carried = options.from_ if options.carry == "everything" else None
+            begins[stage.name] = 0 if carried is None else _end(plan, carried.stage, begins)
+        for reference in stage.references:
+            wanted, label = plan.by_name[reference.ref.stage].use.options, reference.ref.checkpoint
+            if not label or not isinstance(wanted, PretrainOptions):
+                continue
+            begin = begins.get(reference.ref.stage)
+            names = [] if begin is None else [f"step-{step}" for step in published_steps(wanted, begin)]
+            if begin is not None and label not in names:
+                what = f"'{reference.ref.stage}' publishes no checkpoint '{label}'"
+                yield Problem(
+                    f"{what}: its steps are {begin + 1:,} to {begin + wanted.steps:,} of the trajectory, and it "
+                    f"publishes: {', '.join(names) or 'none on the way'}",
+                    plan.recipe.place(reference.path),
+                )
+            elif isinstance(options, PretrainOptions) and options.carry == "everything":
+                yield Problem(
+                    f"carry: everything needs the whole checkpoint of a stage, and '{reference.ref}' is a model alone: "
+                    f"use carry: weights, or from: {reference.ref.stage}",
+                    plan.recipe.place(reference.path),
+                )
+
+
+def _end(plan: Plan, name: str, begins: Mapping[str, int | None]) -> int | None:
+    """The last step of a stage on the trajectory, ``None`` for one that this plugin does not know."""
+    options, begin = plan.by_name[name].use.options, begins.get(name)
+    return begin + options.steps if isinstance(options, PretrainOptions) and begin is not None else None
 
 
 def _check_lengths(options: PretrainOptions) -> Iterator[str]:

@@ -169,6 +169,14 @@ class PretrainOptions:
         identity=False,
         doc="checkpoints that are published: the last one and the ones before it, which no stage reads",
     )
+    publish_every: int | None = option(
+        default=None,
+        at_least=1,
+        doc="also publish the model as a Hugging Face checkpoint after every step of the trajectory that is a multiple "
+        "of this, itself one of 'checkpoint_every'; recipes write 'from: pretrain-1@step-40000'. That of the last step "
+        "is the stage's own. With carry: everything it needs 'trajectory_steps'",
+        source="SmolLM3-3B-checkpoints: every 40,000 steps, every 4,000 while the context was extended",
+    )
     export_dtype: Literal["bfloat16", "float32"] | None = option(
         default=None, doc="of the weights in the Hugging Face checkpoint; the stage's precision where not given"
     )

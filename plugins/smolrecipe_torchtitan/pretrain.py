@@ -9,6 +9,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch  # noqa: TID253
 import torch.distributed as dist  # noqa: TID253
@@ -20,10 +21,11 @@ from smolrecipe.durable import discard, write_whole
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
 from smolrecipe_torchtitan.assemble import DraftedModel, draft_model, trainer_config
 from smolrecipe_torchtitan.checkpoints import damage_seen_by_anyone, find_whole, leave_published
-from smolrecipe_torchtitan.checks import produces
+from smolrecipe_torchtitan.checks import produces, published_steps
 from smolrecipe_torchtitan.held_out import held_out_loss
 from smolrecipe_torchtitan.hugging_face import check_import, config_differences, export_model, hf_names
 from smolrecipe_torchtitan.metrics import not_finite
+from smolrecipe_torchtitan.on_the_way import ModelsOnTheWay
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.start import Start, check_optimizer, check_weights, damaged, find_start
 from smolrecipe_torchtitan.together import sentences_of_others
@@ -64,24 +66,39 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
     held_out = rows.held_out(options.held_out_rows) if options.held_out_rows else []
     _say_about(options, context, model, start, len(held_out))
 
+    def export(checkpoint: Path, target: Path) -> None:
+        assert names is not None
+        export_model(
+            checkpoint,
+            target,
+            names=names,
+            config={"max_position_embeddings": options.sequence_length, **options.model.to_hf()},
+            dtype=options.export_dtype or options.precision,
+            tokenizer_folder=tokenizer_folder,
+            tokenizer=tokenizer,
+        )
+
+    models = ModelsOnTheWay(context.folder, published_steps(options, start.step), start.step, export)
+    if context.rank == 0:
+        models.take_back()
+
+    def saved(step: int) -> None:
+        context.saved(step)
+        if context.rank == 0:
+            models.saved(start.step + step)
+
     config = trainer_config(
-        options, context, model=model, rows=rows, start=start, names=names, heed=context.heed_stop()
+        options, context, model=model, rows=rows, start=start, names=names, heed=context.heed_stop(), saved=saved
     )
-    trained = _train(config, context, start=start, names=names, model=model, held_out=held_out)
+    trained = _train(config, context, start=start, names=names, model=model, held_out=held_out, models=models)
+    on_the_way: list[int] = []
     if context.rank == 0:
         checkpoints = leave_published(
             context.folder / CHECKPOINTS_FOLDER, options.keep_checkpoints, options.checkpoint_every, start.step
         )
-        if exports and names is not None:
-            export_model(
-                checkpoints[0][1],
-                context.folder / MODEL_FOLDER,
-                names=names,
-                config={"max_position_embeddings": options.sequence_length, **options.model.to_hf()},
-                dtype=options.export_dtype or options.precision,
-                tokenizer_folder=tokenizer_folder,
-                tokenizer=tokenizer,
-            )
+        if exports:
+            export(checkpoints[0][1], context.folder / MODEL_FOLDER)
+        on_the_way = models.hand_over()
     return Artifact(
         measures=_measures(context, trained, len(held_out)),
         summary={
@@ -91,6 +108,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
             "tokens": options.steps * options.global_batch * options.sequence_length,
             "last_loss": _last_loss(context),
             "started_from": str(options.from_ or "a new model"),
+            **({"published": on_the_way} if on_the_way else {}),
             "data": dict(rows.summary()),
         },
     )
@@ -112,10 +130,11 @@ def _train(
     names: dict[str, str] | None,
     model: DraftedModel,
     held_out: list[TokenRow],
+    models: ModelsOnTheWay,
 ) -> Trained:
     """Train, with the held-out loss before and after. Model and optimizer are gone from memory when this returns."""
     with _training(config, alone=context.world_size == 1) as trainer:
-        resumed = _restore(trainer, context, start, names, model)
+        resumed = _restore(trainer, context, start, names, model, models)
         before = after = None
         if held_out and not resumed:
             before = held_out_loss(trainer, held_out, restart_positions=model.restart_positions)
@@ -196,11 +215,18 @@ def _meet_oneself() -> None:
 
 
 def _restore(
-    trainer: StageTrainer, context: StageContext, start: Start, names: dict[str, str] | None, model: DraftedModel
+    trainer: StageTrainer,
+    context: StageContext,
+    start: Start,
+    names: dict[str, str] | None,
+    model: DraftedModel,
+    models: ModelsOnTheWay,
 ) -> bool:
     """Load what the stage goes on from, checked beforehand. Returns whether that is a checkpoint of its own."""
     group = trainer.together.group
     found = find_whole(context.folder / CHECKPOINTS_FOLDER, start.step, group, context.say)
+    if context.rank == 0:
+        models.go_on(found)
     if found is None and start.checkpoint is not None:
         if (damage := damage_seen_by_anyone(start.checkpoint, group)) is not None:
             raise damaged(start.checkpoint, start.ref, damage)
@@ -241,6 +267,11 @@ def _say_about(
         f"{_count_parameters(model):,} parameters, {options.steps:,} steps of "
         f"{options.global_batch * options.sequence_length:,} tokens"
     )
+    if options.publish_every is not None and not published_steps(options, start.step):
+        context.say(
+            f"no step between {start.step + 1:,} and {start.step + options.steps:,}, its last, is a multiple of "
+            f"publish_every ({options.publish_every:,}): no model is published on the way"
+        )
     if held_out < options.held_out_rows:
         context.say(f"the data has {held_out} held-out rows of the {options.held_out_rows} that were asked for")
     if start.hugging_face is not None:

@@ -5,6 +5,8 @@
     checkpoints/step-<n>/process-<rank>.safetensors    the tensors, or parts of them, that the process wrote
                          checkpoint.json               where each part lies, all other values, and every file's sha256
 
+A model that is published of the same step lies beside them, in ``model``, and is no part of the checkpoint.
+
 ``checkpoint.json`` is written last and renamed into place, and has a checksum of its own: a checkpoint is whole if it
 is there and every file is what it says. Nothing in it is a pickle: reading a checkpoint runs no code, whoever wrote it.
 """
@@ -24,6 +26,7 @@ from attrs import frozen
 from safetensors import SafetensorError, safe_open
 
 from smolrecipe import StageError
+from smolrecipe.stage import MODEL_FOLDER
 
 SEAL = "checkpoint.json"
 
@@ -279,7 +282,7 @@ def damage_of(folder: Path, share: int = 0, shares: int = 1) -> str | None:
         if folder.name != f"step-{contents.values.get(STEP)}":
             return f"'{SEAL}' is of step {contents.values.get(STEP)}"
         there = {path.name for path in folder.iterdir()}
-        if more := sorted(there - contents.files.keys() - {SEAL}):
+        if more := sorted(there - contents.files.keys() - {SEAL, MODEL_FOLDER}):
             return f"'{more[0]}' was not written with it"
         for name in sorted(contents.files)[share::shares]:
             if name not in there:

@@ -10,7 +10,7 @@ import torch  # noqa: TID253
 from attrs import frozen
 
 from smolrecipe import StageContext, StageError, StageRef
-from smolrecipe.stage import CHECKPOINTS_FOLDER
+from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from smolrecipe_torchtitan.checkpoints import steps_of
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.sealed import SEAL, DamagedCheckpointError, read_contents
@@ -56,6 +56,13 @@ def find_start(options: PretrainOptions, context: StageContext) -> Start:
                 "none: use carry: weights"
             )
         return Start(ref=options.from_, hugging_face=context.input(options.from_))
+    if options.from_.checkpoint and _is_model_alone(artifact / CHECKPOINTS_FOLDER / options.from_.checkpoint):
+        if options.carry == "everything":
+            raise StageError(
+                f"carry: everything needs the whole checkpoint of a stage, and '{options.from_}' is a model alone: use "
+                f"carry: weights, or from: {options.from_.stage}"
+            )
+        return Start(ref=options.from_, hugging_face=context.input(options.from_))
     step, checkpoint = _find_checkpoint(options.from_, context)
     if options.carry == "weights":
         return Start(ref=options.from_, checkpoint=checkpoint)
@@ -71,6 +78,11 @@ def find_start(options: PretrainOptions, context: StageContext) -> Start:
 def is_ours(checkpoint: Path) -> bool:
     """Whether a folder is a checkpoint of pretraining, whole or not."""
     return (checkpoint / SEAL).exists() or any(checkpoint.glob("process-*.safetensors"))
+
+
+def _is_model_alone(checkpoint: Path) -> bool:
+    """Whether a model was published of a step whose checkpoint is not there any more."""
+    return (checkpoint / MODEL_FOLDER).is_dir() and not is_ours(checkpoint)
 
 
 def _find_checkpoint(ref: StageRef, context: StageContext) -> tuple[int, Path]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from smolrecipe import Artifact, Devices, Launcher, Place, StageKind, Use
+from smolrecipe import Artifact, Devices, Launcher, NoOptions, Place, StageKind, Use
 from smolrecipe.cli import doctor_engines, doctor_machine
 from smolrecipe.cli.doctor_findings import Finding, print_findings
 from smolrecipe.cli.doctor_recipe import look_at_stages
@@ -256,7 +256,7 @@ def test_findings_fit_the_terminal(
 def test_a_stage_sized_for_larger_gpus_is_told(tmp_path: Path) -> None:
     place, use = (
         Place("recipe.yaml"),
-        Use(StageKind(name="big", summary="", run=lambda *_: Artifact(), produces=dict), None),
+        Use(StageKind(name="big", summary="", run=lambda *_: Artifact(), produces=dict), NoOptions()),
     )
     stages = []
     for memory in (80.0, 141.0):
@@ -272,7 +272,7 @@ def test_a_stage_sized_for_larger_gpus_is_told(tmp_path: Path) -> None:
                 place=place,
             )
         )
-    launcher = Use(Launcher(name="any", summary="", capacity=lambda options: None, command=lambda *_: []), None)
+    launcher = Use(Launcher(name="any", summary="", capacity=lambda options: None, command=lambda *_: []), NoOptions())
     recipe = Recipe(name="toy", file=tmp_path / "x.yaml", launcher=launcher, stages={}, places={})
     plan = Plan(recipe=recipe, stages=tuple(stages))
     fits, small = look_at_stages(plan, RunStore(tmp_path), {"gpus": [H100]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +14,14 @@ import torch  # noqa: TID253
 from smolrecipe import Proof, StageContext
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from smolrecipe_torchtitan.checkpoints import steps_of
-from smolrecipe_torchtitan.checks import produces
+from smolrecipe_torchtitan.checks import produces, published_steps
 from smolrecipe_torchtitan.hugging_face import DTYPES, config_differences, hf_names
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.proofs.cpu_model import draft_on_cpu, shapes_of
 from smolrecipe_torchtitan.proofs.rows import verify_rows
 from smolrecipe_torchtitan.proofs.stored import StoredTensors
 from smolrecipe_torchtitan.sealed import Contents, SavedTensor, damage_of, read_contents, read_tensors
-from smolrecipe_torchtitan.start import NOT_WEIGHTS, POSITION, Shapes, Start, find_start
+from smolrecipe_torchtitan.start import NOT_WEIGHTS, POSITION, Shapes, Start, find_start, is_ours
 
 RATE_BOUND = 1e-6
 """Of a learning rate, relative: a rate is a double that went through JSON."""
@@ -37,7 +38,11 @@ def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
     yield from _rates(options, context, start.step)
 
     last = start.step + options.steps
-    checkpoints = steps_of(context.folder / CHECKPOINTS_FOLDER)
+    checkpoints = {
+        step: path
+        for step, path in steps_of(context.folder / CHECKPOINTS_FOLDER).items()
+        if is_ours(path) or not (path / MODEL_FOLDER).is_dir()
+    }
     whole = _checkpoints(checkpoints, last)
     yield whole
     if not whole.holds:
@@ -53,8 +58,35 @@ def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
         dtype = DTYPES[options.export_dtype or options.precision]
         yield _exported(checkpoints[last], StoredTensors(context.folder / MODEL_FOLDER), names, dtype)
         yield _configured(options, context.folder / MODEL_FOLDER)
+    if options.publish_every is not None:
+        yield _published(options, context.folder / CHECKPOINTS_FOLDER, start.step)
     yield from verify_rows(options, context, start, draft, read_tensors(checkpoints[last], shapes))
     yield from _data(options, context, start, contents)
+
+
+def _published(options: PretrainOptions, folder: Path, before: int) -> Proof:
+    """Whether the models on the way are those that were asked for, each of another step than all others."""
+    due = {f"step-{step}" for step in published_steps(options, before)}
+    there = {path.parent.name for path in folder.glob(f"*/{MODEL_FOLDER}")}
+    wrong = [*(f"{name} is missing" for name in due - there), *(f"{name} was not asked for" for name in there - due)]
+    weights: dict[str, str] = {}
+    for name in sorted(due & there):
+        files = sorted((folder / name / MODEL_FOLDER).glob("*.safetensors"))
+        content = "".join(map(_digest_of, files))
+        if (other := weights.setdefault(content, name)) != name:
+            wrong.append(f"{name} has the weights of {other}")
+    return Proof.same(
+        f"a model of every {options.publish_every:,} steps is published",
+        len(wrong),
+        len(due),
+        of="models",
+        note="; ".join(sorted(wrong)),
+    )
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _configured(options: PretrainOptions, folder: Path) -> Proof:
