@@ -118,7 +118,10 @@ def _use(lineage: Lineage, asked: Asked) -> str:
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
     block = "\n".join(lines)
-    serving = f"`transformers serve {asked.repository or '.'}` answers OpenAI's chat requests with it."
+    serving = (
+        f"`transformers serve {asked.repository or '.'}` answers OpenAI's chat requests with it "
+        "(`pip install 'transformers[serving]'`)."
+    )
     return f"```python\n{block}\n```" + (f"\n\n{serving}" if template.is_file() and not asked.revision else "")
 
 
