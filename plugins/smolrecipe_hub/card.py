@@ -81,7 +81,10 @@ def _title(lineage: Lineage) -> str:
 def _introduction(lineage: Lineage, asked: Asked, parameters: int) -> str:
     record = lineage.target.record
     tokens = sum(tokens_of(artifact) or 0 for artifact in lineage.stages)
-    what = f"A language model of {parameters:,} parameters, trained on {tokens:,} tokens by the recipe "
+    # A stage trains on after a checkpoint that is taken from its way.
+    early = asked.checkpoint or any("@" in str(artifact.options.get("from")) for artifact in lineage.stages)
+    most = "at most " if early else ""
+    what = f"A language model of {parameters:,} parameters, trained on {most}{tokens:,} tokens by the recipe "
     where = f"{code(record['recipe'])} of smolrecipe; this is what its stage {code(record['stage'])} published"
     checkpoint = f", as it was at {text(asked.checkpoint)}" if asked.checkpoint else ""
     return f"{what}{where}{checkpoint}."

@@ -110,8 +110,9 @@ def provenance(lineage: Lineage) -> str:
 
 
 def _parents(artifact: Published) -> Iterable[str]:
-    parents: Mapping[str, str] = artifact.record["parents"]
-    return parents
+    """What it was made from, with the checkpoint where that is not the stage's last."""
+    ref = str(artifact.options.get("from"))
+    return [ref if ref.startswith(f"{parent}@") else parent for parent in artifact.record["parents"]]
 
 
 def _hash(value: Any) -> str:

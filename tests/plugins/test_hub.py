@@ -59,6 +59,16 @@ def test_the_card_tells_how_the_model_was_made(run: Run) -> None:
     assert card.count("model `rope`") == 1, "a model that a later stage does not change is told once"
 
 
+def test_a_checkpoint_on_the_way_is_told_as_such(tmp_path: Path, model: Path) -> None:
+    run = Run(tmp_path)
+    run.add("base", pretrain(64), model=model, checkpoints=("step-2",), summary={"steps": 4, "tokens": 2048})
+    run.add("export", {"use": "export", "from": "base@step-2"}, parents=("base",), model=model)
+    card = card_of(run.folder)
+    assert "trained on at most 2,048 tokens" in card and rows(card, "How it was made")[1][2] == r"base\@step\-2"
+    assert "trained on at most" in card_of(run.folder, "base", checkpoint="step 2")
+    assert "trained on 2,048 tokens" in card_of(run.folder, "base")
+
+
 def test_every_source_of_every_stage_has_its_licence_or_says_that_none_is_stated(run: Run) -> None:
     card = card_of(run.folder)
     found = {(row[0], row[3]): row for row in rows(card, "Data")}
