@@ -1,0 +1,197 @@
+"""How far a run has come, read from its folder alone: while it is written, when it has ended, or when it was lost.
+
+Nothing is held or changed, and nothing in the folder is trusted to be what a run writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from smolrecipe.errors import RecipeError
+from smolrecipe.published import DIGEST_DIGITS, is_stage_name, read_events, read_record
+from smolrecipe.running.notes import is_alive, read_notes
+from smolrecipe.running.record import PROVENANCE_FOLDER
+from smolrecipe.running.run_lock import Holder, holders
+from smolrecipe.stage import METRICS_FILE, STAGE_FILE
+from smolrecipe.strict_json import printable, read_mapping
+
+Status = Literal["published", "running", "interrupted", "failed", "not begun", "damaged"]
+
+_STEPS_OF_A_PACE = 20
+"""How many of the last steps say how long one takes: their median, which a checkpoint or an interruption between two of
+them does not move."""
+
+_LARGEST = 1e300
+"""Numbers beyond are no measurement, and those that are none (``nan``) compare with nothing."""
+
+
+@frozen(kw_only=True)
+class StageProgress:
+    """How far one stage has come."""
+
+    stage: str
+    status: Status
+    folder: Path
+    step: int | None = None
+    steps: int | None = None
+    checkpoint: int | None = None
+    """The last step that is saved."""
+    numbers: Mapping[str, float] = field(factory=dict)
+    """Of the last step: loss, learning rate, tokens per second; those that are finite."""
+    seconds_left: float | None = None
+    """Of a stage that is running: the steps that are left, each as long as the last ones took."""
+    seconds: float | None = None
+    """What a published stage took."""
+    told: float | None = None
+    """When it last told of anything, in seconds since 1970."""
+    message: str = ""
+    """Why it failed, or what is damaged."""
+
+
+@frozen(kw_only=True)
+class RunProgress:
+    """How far a run has come."""
+
+    folder: Path
+    stages: Sequence[StageProgress]
+    writers: Sequence[Holder]
+    """The processes that say they write it, of which some may be gone."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is writing it, as far as this machine can tell."""
+        return all(writer.is_dead for writer in self.writers) and all(
+            stage.status != "running" for stage in self.stages
+        )
+
+
+def run_progress(root: Path) -> RunProgress:
+    """How far the run in ``root`` (``runs/<recipe>``) has come, its stages in the order in which they run.
+
+    Raises:
+        RecipeError: when the folder is not that of a run.
+    """
+    folders = list(_planned(root)) or list(_found(root))
+    writers = holders(root)
+    if not folders and not writers:
+        there = "is no folder" if not root.is_dir() else "has no stages in it"
+        raise RecipeError([f"{root} is no run: it {there}; name the folder of one (runs/<recipe>)"])
+    return RunProgress(
+        folder=root, stages=[_stage_progress(name, folder) for name, folder in folders], writers=writers
+    )
+
+
+def _planned(root: Path) -> Iterable[tuple[str, Path]]:
+    """The stages of the last run, with the folders of what they publish."""
+    documents = sorted((root / PROVENANCE_FOLDER).glob("*.json"), key=_changed, reverse=True)
+    for document in documents:
+        try:
+            stages = read_mapping(document)["stages"]
+            return [(name, root / f"{name}-{_digest(name, said)}") for name, said in stages.items()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # being written, or damaged: the one before it
+    return ()
+
+
+def _digest(name: Any, said: Any) -> str:
+    digest = said["digest"]
+    if not is_stage_name(name) or not isinstance(digest, str) or not digest.isalnum() or len(digest) < DIGEST_DIGITS:
+        raise ValueError(name)
+    return digest[:DIGEST_DIGITS]
+
+
+def _found(root: Path) -> Iterable[tuple[str, Path]]:
+    """The stages that have folders, in a run that has not said which it has, the oldest first."""
+    folders = {path.with_suffix("") for path in sorted(root.glob("*-*")) if path.is_dir()}
+    return [(folder.name.rpartition("-")[0], folder) for folder in sorted(folders, key=_begun)]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _begun(folder: Path) -> float:
+    return _changed(folder) or _changed(folder.with_suffix(".partial"))
+
+
+def _stage_progress(name: str, folder: Path) -> StageProgress:
+    if folder.is_dir():
+        return _published(name, folder)
+    partial = folder.with_suffix(".partial")
+    if not partial.is_dir():
+        return StageProgress(stage=name, status="not begun", folder=folder)
+    notes = read_notes(partial)
+    events = read_events(partial / METRICS_FILE)
+    failed = next((note for note in notes.values() if note.state == "failed"), None)
+    if any(is_alive(partial, rank) for rank in notes):
+        status: Status = "running"
+    else:
+        status = "interrupted" if failed is None else "failed"
+    steps = [event for event in events if _is_step(event)]
+    last = steps[-1] if steps else {}
+    left = last.get("steps", 0) - last.get("step", 0)
+    return StageProgress(
+        stage=name,
+        status=status,
+        folder=partial,
+        step=last.get("step"),
+        steps=last.get("steps"),
+        checkpoint=next((event["checkpoint"] for event in reversed(events) if "checkpoint" in event), None),
+        numbers=_numbers(last),
+        seconds_left=left * pace if status == "running" and (pace := _pace(steps)) is not None else None,
+        told=max((event["time"] for event in events[-1:] if _is_number(event.get("time"))), default=None),
+        message=printable(str(failed.message)) if failed is not None and status == "failed" else "",
+    )
+
+
+def _published(name: str, folder: Path) -> StageProgress:
+    try:
+        record = read_record(folder / STAGE_FILE)
+    except ValueError as error:
+        return StageProgress(stage=name, status="damaged", folder=folder, message=printable(str(error)))
+    steps = [event for event in read_events(folder / METRICS_FILE) if _is_step(event)]
+    last = steps[-1] if steps else {}
+    return StageProgress(
+        stage=name,
+        status="published",
+        folder=folder,
+        step=last.get("step"),
+        steps=last.get("steps"),
+        numbers=_numbers(last),
+        seconds=record["seconds"],
+    )
+
+
+def _is_step(event: Mapping[str, Any]) -> bool:
+    return "step" in event and "steps" in event
+
+
+def _numbers(event: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in event.items()
+        if key not in ("step", "steps", "time") and _is_number(value)
+    }
+
+
+def _pace(steps: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds of a step, by the last ones; nothing where fewer than two have told their time."""
+    timed = [step for step in steps[-_STEPS_OF_A_PACE - 1 :] if _is_number(step.get("time"))]
+    taken = [
+        (later["time"] - earlier["time"]) / (later["step"] - earlier["step"])
+        for earlier, later in zip(timed, timed[1:], strict=False)
+        if later["step"] > earlier["step"] and later["time"] >= earlier["time"]
+    ]
+    return median(taken) if taken else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
