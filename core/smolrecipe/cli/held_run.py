@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from smolrecipe.planning.plan import PlannedStage
 from smolrecipe.running.redact import redact
-from smolrecipe.running.run_lock import HeldLock, hold_run
+from smolrecipe.running.run_lock import HeldLock, hold_run, hold_stage
 from smolrecipe.running.runner import GRACE_SECONDS
 from smolrecipe.running.store import RunStore
 from smolrecipe.stage import GRACE_VARIABLE
@@ -34,14 +35,17 @@ def grace_option(function: F) -> F:
 
 
 @contextmanager
-def held(store: RunStore) -> Iterator[HeldLock]:
+def held(store: RunStore, only: PlannedStage | None = None) -> Iterator[HeldLock]:
     """Make the run store, hold it for this process, and say what became of a run that ended without finishing.
+
+    With ``only``, no more than that stage is held, and other processes may hold others.
 
     Raises:
         UserError: when another process holds it, or nothing can be written there.
     """
     store.open()
-    with hold_run(store.root, command_line()) as lock:
+    command = command_line()
+    with hold_run(store.root, command) if only is None else hold_stage(store.root, only.folder_name, command) as lock:
         if lock.left is not None:
             click.echo(f"note: the run before was killed: {lock.left}; this one goes on from what it left", err=True)
         yield lock

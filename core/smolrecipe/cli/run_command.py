@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,20 @@ from smolrecipe.cli.measures import MEASURES_FILE, measures_of, print_measures
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
 from smolrecipe.cli.sweep_command import run_variants
 from smolrecipe.cli.views import make_view
-from smolrecipe.errors import RecipeError
+from smolrecipe.errors import RecipeError, near_miss
+from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.recipe.wording import readable
 from smolrecipe.running.inputs import Check, Inputs
 from smolrecipe.running.machine import lacking
-from smolrecipe.running.runner import Runner
+from smolrecipe.running.run_lock import hold_common
+from smolrecipe.running.runner import Outcome, Runner
+from smolrecipe.running.store import RunStore
 
 
 @click.command(
     epilog="\b\nExamples:\n  smolrecipe run smollm3-tiny\n"
-    "  smolrecipe run recipes/mine.yaml --locked      only as 'smolrecipe lock' has written it down"
+    "  smolrecipe run recipes/mine.yaml --locked      only as 'smolrecipe lock' has written it down\n"
+    "  smolrecipe run recipes/mine.yaml --only sft    one stage, as a job of a cluster does"
 )
 @recipe_arguments
 @sweep_option
@@ -39,6 +46,12 @@ from smolrecipe.running.runner import Runner
     help="How to check what a stage uses before it starts. 'sizes' reads no file whose size is right, for terabytes of "
     "tokens that are read for hours: bytes that were changed are not found then, by this run.",
 )
+@click.option(
+    "--only",
+    metavar="STAGE",
+    help="Run this one stage; those that it uses have to be published. Several processes, on one machine or on many "
+    "that share the run store, may run different stages of a recipe at once.",
+)
 @click.pass_obj
 def run(
     session: Session,
@@ -51,11 +64,14 @@ def run(
     lock_file: Path | None,
     check: Check,
     grace: float,
+    only: str | None,
 ) -> None:
     """Run a recipe, or all variants of one. Published stages are skipped, a half-done one goes on where it stopped.
 
     Where one of a stage's processes dies, the others are gone 90 seconds later at the latest.
     """
+    if only is not None:
+        refuse_sweep(session, recipe, settings, sweeps, "--only")
     if locked:
         refuse_sweep(session, recipe, settings, sweeps, "--locked")
         refuse_drift(session, recipe, session.plan(recipe, settings), lock_file)
@@ -66,11 +82,13 @@ def run(
         return
     plan = session.plan(recipe, settings)
     store = store_of(plan.recipe, runs)
-    to_run = [stage for stage in plan.stages if not store.is_published(stage)]
+    chosen = None if only is None else _chosen(plan, store, only)
+    to_run = [stage for stage in (plan.stages if chosen is None else (chosen,)) if not store.is_published(stage)]
     if problems := lacking(plan, to_run):
         raise RecipeError(problems)
-    with held(store) as lock, make_view(plan) as view:
-        outcomes = Runner(
+    with held(store, chosen) as lock, make_view(plan) as view:
+        alone = nullcontext if chosen is None else partial(hold_common, store.root)
+        runner = Runner(
             plan=plan,
             store=store,
             catalog=session.registry.catalog,
@@ -79,16 +97,51 @@ def run(
             inputs=Inputs(store=store, check=check),
             command=command_line(),
             grace=grace,
-            inherit=(lock.descriptor,),
-        ).run()
-        measures = measures_of(outcomes)
-        store.write(MEASURES_FILE, measures)
-    last = store.published(plan.stages[-1])
+            inherit=lock.inherited,
+            alone=alone,
+        )
+        outcomes = runner.run() if chosen is None else [runner.complete(chosen)]
+        with alone():
+            # Of a stage that others run meanwhile, they write the measures: they come after this.
+            measures = measures_of(outcomes if chosen is None else _published(plan, store))
+            store.write(MEASURES_FILE, measures)
+    last = store.published(chosen or plan.stages[-1])
     if as_json:
         click.echo(json.dumps(_summary(outcomes, store.root, measures), indent=2))
         return
-    print_measures(measures)
-    click.echo(f"{len(outcomes)} stages, {sum(outcome.ran for outcome in outcomes)} run now; the last artifact: {last}")
+    print_measures(measures if chosen is None else measures_of(outcomes))
+    ran = sum(outcome.ran for outcome in outcomes)
+    if chosen is not None:
+        click.echo(f"stage '{chosen.name}' {'is published' if ran else 'was published already'}: {last}")
+        return
+    click.echo(f"{len(outcomes)} stages, {ran} run now; the last artifact: {last}")
+
+
+def _chosen(plan: Plan, store: RunStore, name: str) -> PlannedStage:
+    """The stage that is to be run alone.
+
+    Raises:
+        RecipeError: when there is none of that name, or it uses what is not published.
+    """
+    stage = plan.by_name.get(name)
+    if stage is None:
+        hint = near_miss(name, plan.by_name) or f"; its stages: {', '.join(plan.by_name)}"
+        raise RecipeError([readable(f"recipe '{plan.recipe.name}' has no stage '{name}' for --only{hint}")])
+    lacks = [parent for parent in stage.parents if not store.is_published(plan.by_name[parent])]
+    if lacks and not store.is_published(stage):
+        raise RecipeError(
+            [
+                f"stage '{name}' uses {' and '.join(map(repr, lacks))}, which {store.root} does not have as this "
+                "recipe makes it: run that first, with --only or without"
+            ]
+        )
+    return stage
+
+
+def _published(plan: Plan, store: RunStore) -> list[Outcome]:
+    """All stages that are published, as a run that finds them so tells of them."""
+    there = [stage for stage in plan.stages if store.is_published(stage)]
+    return [Outcome(stage=stage, record=store.record(stage), ran=False) for stage in there]
 
 
 def _summary(outcomes: list[Any], root: Path, measures: list[dict[str, Any]]) -> dict[str, Any]:

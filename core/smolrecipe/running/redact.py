@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -112,6 +113,7 @@ def _inside(match: re.Match[bytes]) -> range:
 
 def main(path: str) -> None:
     """Append standard input to the file, without secrets, until it ends; go on reading where writing fails."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers send it to every process; the stage still has to save
     stream = _Stream()
     target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     while data := os.read(0, 1 << 16):

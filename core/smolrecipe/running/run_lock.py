@@ -1,8 +1,11 @@
-"""One process writes a run: the lock of a recipe's run store, and who holds it.
+"""One process writes an artifact: the locks of a recipe's run store, and who holds them.
 
 ::
 
-    runs/<recipe>/run.lock    held (flock) for the whole of a run, and deleted when that ends
+    runs/<recipe>/run.lock                   held (flock) for the whole of a run, and deleted when that ends
+    runs/<recipe>/<stage>-<digest12>.lock    held by a process that runs this one stage, which shares run.lock with
+                                             others that run other stages: a whole run is alone, single stages are not
+    runs/<recipe>/common.lock                held by such a process while it writes what is common to all stages
 
 The kernel frees the lock when the last process that holds its descriptor is gone, however it went. A stage's first
 process and what writes its log inherit the descriptor: where the runner alone was killed, the lock lasts as long as
@@ -29,9 +32,15 @@ from smolrecipe.running.redact import redact
 from smolrecipe.running.store import unwritable
 
 LOCK_FILE = "run.lock"
+COMMON_FILE = "common.lock"
+_SUFFIX = ".lock"
 
 WAIT_SECONDS = 20.0
 """How long a run waits for the processes of one that was killed: the kernel ends them, and they need a moment."""
+
+ELSEWHERE_SECONDS = 120.0
+"""How long one stage's run waits for its lock where a process of another machine holds it, which may have died with
+that machine: servers of network file systems free its locks after a lease, of 90 seconds in NFS."""
 
 _POLL_SECONDS = 0.1
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -55,9 +64,14 @@ class Holder:
         return f"process {self.process} on {self.host} (since {self.since}: {self.command})"
 
     @property
+    def is_here(self) -> bool:
+        """Whether that process is, or was, one of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
     def is_dead(self) -> bool:
         """Whether that process is known to be gone; of another machine's nothing is known."""
-        if self.host != socket.gethostname():
+        if not self.is_here:
             return False
         try:
             os.kill(self.process, 0)
@@ -70,12 +84,19 @@ class Holder:
 
 @frozen(kw_only=True)
 class HeldLock:
-    """The lock of a run while it is held."""
+    """The lock of a run, or of one of its stages, while it is held."""
 
     descriptor: int
     """To be inherited by what writes the run."""
     left: Holder | None
     """Who held it before and ended without finishing."""
+    shared: int | None = None
+    """The descriptor of the run's lock where this is a stage's."""
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """All descriptors that what writes the run, or the stage, inherits."""
+        return (self.descriptor,) if self.shared is None else (self.descriptor, self.shared)
 
 
 @contextmanager
@@ -83,37 +104,88 @@ def hold_run(root: Path, command: str) -> Iterator[HeldLock]:
     """Hold the run store ``root`` (``runs/<recipe>``, which exists) for this process, which runs ``command``.
 
     Raises:
-        LockedError: when another process holds it; the message names that process.
+        LockedError: when another process holds it, or a stage of it; the message names that process.
         RecipeError: when the file system cannot lock, or not be written.
     """
     path = root / LOCK_FILE
-    descriptor = _lock(path)
-    try:
+    with _held(path, _lock(path)) as descriptor:
         left = _read(path)
-        holder = Holder(process=os.getpid(), host=socket.gethostname(), since=_now(), command=redact(command))
-        _write(root, descriptor, holder)
+        _write(root, descriptor, command)
         yield HeldLock(descriptor=descriptor, left=left)
+
+
+@contextmanager
+def hold_stage(root: Path, folder_name: str, command: str) -> Iterator[HeldLock]:
+    """Hold one stage of the run store for this process, which may run beside others that hold other stages.
+
+    Raises:
+        LockedError: when another process holds that stage, or the whole store; the message names that process.
+        RecipeError: when the file system cannot lock, or not be written.
+    """
+    run, path = root / LOCK_FILE, root / f"{folder_name}{_SUFFIX}"
+    with _held(run, _lock(run, shared=True), shared=True) as shared:
+        killed = _read(run)
+        os.ftruncate(shared, 0)  # nobody holds the whole store, and many may hold this
+        with _held(path, _lock(path, elsewhere=ELSEWHERE_SECONDS)) as descriptor:
+            left = _read(path) or killed
+            _write(root, descriptor, command)
+            yield HeldLock(descriptor=descriptor, left=left, shared=shared)
+
+
+@contextmanager
+def hold_common(root: Path) -> Iterator[None]:
+    """Wait until no other process that runs a single stage writes what is common to all stages, and keep them off.
+
+    Raises:
+        RecipeError: when the file system cannot lock, or not be written.
+    """
+    path = root / COMMON_FILE
+    with _held(path, _lock(path, patient=True)):
+        yield
+
+
+@contextmanager
+def _held(path: Path, descriptor: int, *, shared: bool = False) -> Iterator[int]:
+    """Close and delete a lock file at the end; one that others share is the last one's to delete."""
+    try:
+        yield descriptor
     finally:
-        if _is_still_there(path, descriptor):
+        if _is_still_there(path, descriptor) and (not shared or _is_last(descriptor)):
             path.unlink()
         os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
-    """Open and lock the file, and be sure that it is still the one with that name: who held it may have deleted it."""
-    end = time.monotonic() + WAIT_SECONDS
+def _is_last(descriptor: int) -> bool:
+    """Make a shared lock the only one, if it is; where it is not, it is lost."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lock(path: Path, *, shared: bool = False, elsewhere: float = 0.0, patient: bool = False) -> int:
+    """Open and lock the file, and be sure that it is still the one with that name: who held it may have deleted it.
+
+    A holder that lives is not waited for, but where the caller is ``patient``; one of another machine ``elsewhere``
+    seconds.
+    """
+    begun = time.monotonic()
     while True:
         descriptor = _open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if _is_still_there(path, descriptor):
                 return descriptor
         except BlockingIOError:
-            holder = _read(path)
-            lives = holder is not None and not holder.is_dead
-            if path.exists() and (lives or time.monotonic() > end):
+            holder = _read(path) or _holder_of_a_stage(path)
+            if holder is None or holder.is_dead:
+                patience = WAIT_SECONDS
+            else:
+                patience = 0.0 if holder.is_here else elsewhere
+            if path.exists() and not patient and time.monotonic() - begun >= patience:
                 os.close(descriptor)
-                raise LockedError(_refusal(path.parent, holder)) from None
+                raise LockedError(_refusal(path, holder)) from None
             time.sleep(_POLL_SECONDS)
         except OSError as error:
             os.close(descriptor)
@@ -126,6 +198,30 @@ def _lock(path: Path) -> int:
                 ]
             ) from None
         os.close(descriptor)
+
+
+def _holder_of_a_stage(run: Path) -> Holder | None:
+    """Who holds a stage's lock, where the run's is shared by such: the first that is found."""
+    if run.name != LOCK_FILE:
+        return None
+    for path in sorted(run.parent.glob(f"*{_SUFFIX}")):
+        if path.name not in (LOCK_FILE, COMMON_FILE) and _is_locked(path):
+            return _read(path)
+    return None
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _open(path: Path) -> int:
@@ -152,7 +248,9 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _write(root: Path, descriptor: int, holder: Holder) -> None:
+def _write(root: Path, descriptor: int, command: str) -> None:
+    """Write into a lock file that this process, which runs ``command``, holds it."""
+    holder = Holder(process=os.getpid(), host=socket.gethostname(), since=_now(), command=redact(command))
     content = json.dumps(asdict(holder)).encode()
     try:
         os.pwrite(descriptor, content, 0)
@@ -161,7 +259,8 @@ def _write(root: Path, descriptor: int, holder: Holder) -> None:
         raise unwritable(root, error) from None
 
 
-def _refusal(root: Path, holder: Holder | None) -> str:
+def _refusal(path: Path, holder: Holder | None) -> str:
+    root = path.parent if path.name == LOCK_FILE else path.with_suffix("")
     if holder is None:
         return f"{root} is being written by another process, which does not say its name: wait for it"
     if holder.is_dead:

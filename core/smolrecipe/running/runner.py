@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from smolrecipe.running.metrics import MetricsFollower, last_saved
 from smolrecipe.running.notes import ends_file, prepare_notes, wait_for_writers
 from smolrecipe.running.process import run_processes
 from smolrecipe.running.publishing import ResultLeft, publish, record_left, result_left, result_of
-from smolrecipe.running.record import begin, stage_record
+from smolrecipe.running.record import Beginning, begin, stage_record
 from smolrecipe.running.store import LOG_FILE, RunStore
 from smolrecipe.running.task import RESULT_FILE, Task
 from smolrecipe.running.watch import LostProcessesError, Watch
@@ -75,6 +76,8 @@ class Runner:
     """How long a stage has to save and end, once the run is asked to stop, before it is killed."""
     inherit: tuple[int, ...] = ()
     """Descriptors that processes which write the run are to hold: that of its lock."""
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Held while that is written which is common to all stages, where others of them may be run by other processes."""
 
     def run(self) -> list[Outcome]:
         """Run every stage that is not published.
@@ -133,17 +136,21 @@ class Runner:
             for name in (RESULT_FILE, STAGE_FILE):
                 (folder / name).unlink(missing_ok=True)
             prepare_notes(folder, stage.devices.processes)
-            beginning = begin(self.plan, stage, self.catalog, self.store)
+            beginning = self._begin(stage)
             left = self._run_processes(stage, folder)
         else:
             self.view.event(stage, {"message": _ONLY_PUBLISHED})
-            beginning = begin(self.plan, stage, self.catalog, self.store)
+            beginning = self._begin(stage)
         beginning = evolve(beginning, at=time.time() - left.seconds)
         try:
             return stage_record(self.plan, stage, self.catalog, left.result, beginning)
         except StageError:
             (folder / RESULT_FILE).unlink()  # refused once, it is not to be published by the next run
             raise
+
+    def _begin(self, stage: PlannedStage) -> Beginning:
+        with self.alone():
+            return begin(self.plan, stage, self.catalog, self.store)
 
     def _run_processes(self, stage: PlannedStage, folder: Path) -> ResultLeft:
         task = self._task(stage, folder).write()

@@ -7,7 +7,7 @@
         manifest.json                           sha256 and size of every other file
         metrics.jsonl  log.txt  model/ ...
     runs/<recipe>/<stage>-<digest12>.partial/   a stage that is running or was interrupted
-    runs/<recipe>/run.lock                      held by the process that writes the run
+    runs/<recipe>/run.lock                      held by the process that writes the run; see ``run_lock`` for others
 """
 
 from __future__ import annotations
