@@ -14,7 +14,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where daemons are that a user's PATH may leave out."""
-NODES = 2
+NODES = (socket.gethostname(), f"{socket.gethostname()}-other")
+"""The first of a job's nodes is where its machines meet: it has a name that this machine knows."""
 
 CONFIGURATION = """\
 ClusterName=trial
@@ -23,7 +24,7 @@ SlurmUser=root
 SlurmdUser=root
 SlurmctldPort={controller}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -36,9 +37,10 @@ TaskPlugin=task/none
 SlurmdParameters=config_overrides
 MpiDefault=none
 SwitchType=switch/none
+SlurmctldParameters=preempt_send_user_signal
 ReturnToService=2
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,requeue_delay=1
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
@@ -62,7 +64,13 @@ def why_not() -> str:
     missing = [name for name in PROGRAMS if _program(name) is None]
     if missing:
         return f"Slurm is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge"
-    return "" if os.geteuid() == 0 else "Slurm's daemons are started as root, which this user is not"
+    if os.geteuid() != 0:
+        return "Slurm's daemons are started as root, which this user is not"
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return f"this machine does not know its own name, {socket.gethostname()}: add it to /etc/hosts"
+    return ""
 
 
 class Cluster:
@@ -102,10 +110,10 @@ class Cluster:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
     """Start a cluster in ``folder`` and stop it, with everything that runs on it."""
-    controller, *ports = _free_ports(1 + NODES)
+    controller, *ports = _free_ports(1 + len(NODES))
     nodes = "\n".join(
-        f"NodeName=n{number} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=4 State=UNKNOWN"
-        for number, port in enumerate(ports, start=1)
+        f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=2 State=UNKNOWN"
+        for name, port in zip(NODES, ports, strict=True)
     )
     (folder / "state").mkdir()
     (folder / "slurm.conf").write_text(
@@ -118,13 +126,13 @@ def running(folder: Path) -> Iterator[Cluster]:
     files = {"key-file": key, **{f"{what}-file": folder / f"munge.{what}" for what in ("pid", "seed", "log")}}
     options = [f"--socket={folder}/munge.socket", *(f"--{option}={path}" for option, path in files.items())]
     munge = ("munged", "--foreground", "--force", *options)
-    slurmds = [("slurmd", "-D", "-N", f"n{number + 1}") for number in range(NODES)]
+    slurmds = [("slurmd", "-D", "-N", name) for name in NODES]
     try:
         for command in (munge, ("slurmctld", "-D", "-i"), *slurmds):
             daemons.append(_start(cluster, command))
             if command is munge:
                 cluster.wait("munged", (folder / "munge.socket").exists, 10)
-        cluster.wait("two idle nodes", lambda: _idle(cluster) == NODES, 30)
+        cluster.wait("two idle nodes", lambda: _idle(cluster, daemons) == len(NODES), 30)
         yield cluster
     finally:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
@@ -149,7 +157,9 @@ def _start(cluster: Cluster, command: tuple[str, ...]) -> subprocess.Popen[bytes
         )
 
 
-def _idle(cluster: Cluster) -> int:
+def _idle(cluster: Cluster, daemons: list[subprocess.Popen[bytes]]) -> int:
+    for daemon in daemons:
+        assert daemon.poll() is None, f"{daemon.args} has ended; see {cluster.folder}"
     try:
         return len(
             [state for state in cluster.call("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() if state == "idle"]
