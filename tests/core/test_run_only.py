@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attrs import asdict
 
-from smolrecipe.running.run_lock import LOCK_FILE, LockedError, hold_run, hold_stage
+from smolrecipe.running import redact
+from smolrecipe.running.run_lock import LOCK_FILE, Holder, LockedError, _is_locked, hold_run, hold_stage
 
 Write = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -140,3 +143,71 @@ class TestSeveral:
         assert again.returncode == 0
         assert f"note: the run before was killed: process {process.pid}" in again.stderr.splitlines()[0]
         assert not (tmp_path / "runs/toy" / LOCK_FILE).exists()
+
+
+MIXED_CROWD = """
+import os, sys
+from pathlib import Path
+from smolrecipe.running.run_lock import LockedError, hold_common, hold_run, hold_stage
+root, stage, entered = Path(sys.argv[1]), sys.argv[2], 0
+while entered < 40:
+    try:
+        if stage == "all":
+            with hold_run(root, "all"):
+                os.close(os.open(root / "alone", os.O_CREAT | os.O_EXCL))
+                os.unlink(root / "alone")
+        else:
+            with hold_stage(root, stage, stage):
+                assert not (root / "alone").exists(), "a whole run is at work"
+                with hold_common(root):
+                    count = int((root / "count").read_text())
+                    (root / "count").write_text(str(count + 1))
+                    assert (root / "count").read_text() == str(count + 1), "somebody else writes it"
+        entered += 1
+    except LockedError:
+        pass
+"""
+"""Enters again and again, alone or beside others, and finds out whether somebody is there who must not be."""
+
+
+def test_a_crowd_of_both_kinds(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    stages = ("all", "all", "a-1", "b-2", "c-3")
+    crowd = [subprocess.Popen([sys.executable, "-c", MIXED_CROWD, tmp_path, stage]) for stage in stages]
+    try:
+        assert [process.wait(timeout=100) for process in crowd] == [0] * len(stages)
+    finally:
+        for process in crowd:
+            process.kill()
+            process.wait()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"count": "120"}
+
+
+def test_a_lock_that_a_lost_machine_held_is_waited_for(tmp_path: Path) -> None:
+    """A file server frees it after its lease, and the job that was requeued meanwhile must not fail."""
+    path = tmp_path / "a-1.lock"
+    gone = Holder(process=1, host="another", since="before", command="smolrecipe run")
+    path.write_text(json.dumps(asdict(gone)))
+    lease = subprocess.Popen(["flock", path, "sleep", "2"])
+    try:
+        while not _is_locked(path):
+            time.sleep(0.05)
+        with hold_stage(tmp_path, "a-1", "again") as lock:
+            assert lock.left == gone
+        assert lease.poll() is not None
+    finally:
+        lease.kill()
+        lease.wait()
+
+
+def test_a_scheduler_s_signal_does_not_end_what_writes_the_log(tmp_path: Path) -> None:
+    """Slurm sends SIGTERM to every process of a job: a stage that saves would lose the other end of its output."""
+    writer = subprocess.Popen([sys.executable, "-I", "-S", redact.__file__, tmp_path / "log"], stdin=subprocess.PIPE)
+    assert writer.stdin is not None
+    writer.stdin.write(b"before\n")
+    writer.stdin.flush()
+    while not (tmp_path / "log").exists() or not (tmp_path / "log").read_bytes():
+        time.sleep(0.05)
+    writer.send_signal(signal.SIGTERM)
+    writer.communicate(b"saved\n", timeout=30)
+    assert (tmp_path / "log").read_bytes() == b"before\nsaved\n"
