@@ -12,10 +12,17 @@ from typing import Any
 
 import click
 
-from smolrecipe.cli.held_run import grace_option
-from smolrecipe.cli.lock_command import refuse_sweep
-from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
-from smolrecipe.errors import RecipeError, UserError
+from smolrecipe import RecipeError, UserError
+from smolrecipe.launching import (
+    Session,
+    grace_option,
+    json_option,
+    recipe_arguments,
+    refuse_sweep,
+    run,
+    store_of,
+    store_option,
+)
 
 _SITE = {
     "partition": ("NAME", "The partition(s) that jobs go to."),
@@ -215,7 +222,6 @@ def node(
     grace: float,
 ) -> None:
     """Run one machine's part of a stage that runs on several, which share the run store: the same command on each."""
-    from smolrecipe.cli.run_command import run
     from smolrecipe_slurm import TorchrunOptions, is_address
     from smolrecipe_slurm.other_node import join
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from attrs import Factory, frozen
 
-from smolrecipe.errors import Problem, RecipeError
-from smolrecipe.planning.plan import Plan, PlannedStage
-from smolrecipe.running.store import RunStore
+from smolrecipe import Problem, RecipeError
+from smolrecipe.launching import Plan, PlannedStage, RunStore
 
 
 @frozen(kw_only=True)

@@ -17,16 +17,21 @@ from pathlib import Path
 
 import click
 
-from smolrecipe.errors import RecipeError, near_miss
-from smolrecipe.planning.plan import Plan
-from smolrecipe.running import redact
-from smolrecipe.running.notes import ends_file, is_alive, read_notes
-from smolrecipe.running.runner import WORKER
-from smolrecipe.running.store import RunStore
-from smolrecipe.running.task import TASK_FILE
-from smolrecipe.running.watch import LostProcessesError, Watch
+from smolrecipe import RecipeError, near_miss
+from smolrecipe.launching import (
+    TASK_FILE,
+    WORKER,
+    LostProcessesError,
+    Plan,
+    RunStore,
+    Watch,
+    asked_to_stop,
+    ends_file,
+    is_alive,
+    read_notes,
+    redact,
+)
 from smolrecipe.stage import ENDS_VARIABLE, GRACE_VARIABLE
-from smolrecipe.stopping import asked_to_stop
 from smolrecipe_slurm import TorchrunOptions, agent_command, environment, uneven
 
 _POLL_SECONDS = 0.2
