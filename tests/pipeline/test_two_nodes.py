@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,6 +85,8 @@ def start(folder: Path) -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.communicate()
+    for path in folder.glob("runs/wide/pretrain-*"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -146,3 +149,14 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str]) -> None:
     while not any(b'"step"' in path.read_bytes() for path in folder.glob("runs/wide/pretrain-*.partial/metrics.jsonl")):
         assert time.monotonic() < end and process.poll() is None, process.communicate()
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_machine_is_lost_and_the_other_ends(folder: Path, start: Start, killed: int) -> None:
+    port = free_port()
+    processes = [start(rank, "long.yaml", port, "--id", f"lost-{killed}") for rank in (0, 1)]
+    wait_for_step(folder, processes[1])
+    processes[killed].kill()
+    processes[killed].wait()
+    told = ended(processes[1 - killed], 1)
+    assert ("to go on: smolrecipe launch node" if killed else "machine 0 says why") in told
