@@ -75,12 +75,10 @@ def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Pa
 
 
 OFFERED = (
-    "checkpoint", "data", "durable", "launching", "model", "options", "preference", "published", "stage", "strict_json",
-    "testing",
+    "checkpoint", "data", "durable", "handing_on", "launching", "model", "options", "preference", "published", "stage",
+    "strict_json", "testing",
 )  # fmt: skip
 PUBLIC = ("smolrecipe", *(f"smolrecipe.{name}" for name in OFFERED))
-HANDING_ON = {"smolrecipe_hub": ("smolrecipe.running.manifest", "smolrecipe.running.redact")}
-"""What hands a published artifact on has to know that it is whole, and holds no secret, as the runner does."""
 
 
 def test_plugins_use_what_strangers_may_use(repository: Path) -> None:
@@ -88,8 +86,7 @@ def test_plugins_use_what_strangers_may_use(repository: Path) -> None:
     for file in (repository / "plugins").rglob("*.py"):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "smolrecipe":
-                public = (*PUBLIC, *HANDING_ON.get(file.relative_to(repository / "plugins").parts[0], ()))
-                assert node.module in public, f"{file.relative_to(repository)}:{node.lineno} imports {node.module}"
+                assert node.module in PUBLIC, f"{file.relative_to(repository)}:{node.lineno} imports {node.module}"
 
 
 def test_only_the_command_line_and_the_kit_know_the_registry(repository: Path) -> None:

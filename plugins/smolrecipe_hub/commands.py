@@ -93,7 +93,7 @@ def _write(session: Any, lineage: Lineage, **asked: Any) -> str:
         from smolrecipe_hub.card import Asked, write_card
     except ModuleNotFoundError as error:
         raise RecipeError([f"a card needs {error.name}, which is not installed: {_EXTRA}"]) from None
-    from smolrecipe.running.redact import redact
+    from smolrecipe.handing_on import redact
 
     known = frozenset(session.registry.catalog.names(Source)) if session is not None else frozenset()
     try:

@@ -13,8 +13,7 @@ from attrs import frozen
 
 from smolrecipe import RecipeError, StageError, UserError
 from smolrecipe.checkpoint import CONFIG_FILE, GENERATION_FILE, INDEX_FILE, check_checkpoint, weight_files
-from smolrecipe.running.manifest import MANIFEST_FILE, damages, read_manifest
-from smolrecipe.running.redact import redact
+from smolrecipe.handing_on import MANIFEST_FILE, damages, read_manifest, redact
 from smolrecipe.stage import STAGE_FILE
 from smolrecipe.strict_json import printable
 from smolrecipe_hub.lineage import Published, is_artifact

@@ -10,8 +10,8 @@ from attrs import field, frozen
 
 from smolrecipe import RecipeError, UserError, near_miss
 from smolrecipe.checkpoint import CONFIG_FILE
+from smolrecipe.handing_on import MANIFEST_FILE
 from smolrecipe.published import DIGEST_DIGITS, read_record
-from smolrecipe.running.manifest import MANIFEST_FILE
 from smolrecipe.stage import MODEL_FOLDER, STAGE_FILE
 
 

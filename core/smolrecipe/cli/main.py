@@ -20,6 +20,7 @@ from smolrecipe.cli import (
     plugins_command,
     run_command,
     stage_command,
+    status_command,
     verify_command,
     why_command,
 )
@@ -52,6 +53,7 @@ for command in (
     inspect_commands.ls,
     diff_command.diff,
     why_command.why,
+    status_command.status,
     lock_command.lock,
     verify_command.verify,
     verify_command.verify_worker,

@@ -6,6 +6,7 @@ Nothing is held or changed, and nothing in the folder is trusted to be what a ru
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -81,9 +82,7 @@ def run_progress(root: Path) -> RunProgress:
     if not folders and not writers:
         there = "is no folder" if not root.is_dir() else "has no stages in it"
         raise RecipeError([f"{root} is no run: it {there}; name the folder of one (runs/<recipe>)"])
-    return RunProgress(
-        folder=root, stages=[_stage_progress(name, folder) for name, folder in folders], writers=writers
-    )
+    return RunProgress(folder=root, stages=[_stage_progress(name, folder) for name, folder in folders], writers=writers)
 
 
 def _planned(root: Path) -> Iterable[tuple[str, Path]]:
@@ -176,9 +175,7 @@ def _is_step(event: Mapping[str, Any]) -> bool:
 
 def _numbers(event: Mapping[str, Any]) -> dict[str, float]:
     return {
-        key: float(value)
-        for key, value in event.items()
-        if key not in ("step", "steps", "time") and _is_number(value)
+        key: float(value) for key, value in event.items() if key not in ("step", "steps", "time") and _is_number(value)
     }
 
 
@@ -187,7 +184,7 @@ def _pace(steps: Sequence[Mapping[str, Any]]) -> float | None:
     timed = [step for step in steps[-_STEPS_OF_A_PACE - 1 :] if _is_number(step.get("time"))]
     taken = [
         (later["time"] - earlier["time"]) / (later["step"] - earlier["step"])
-        for earlier, later in zip(timed, timed[1:], strict=False)
+        for earlier, later in pairwise(timed)
         if later["step"] > earlier["step"] and later["time"] >= earlier["time"]
     ]
     return median(taken) if taken else None

@@ -144,6 +144,11 @@ def hold_common(root: Path) -> Iterator[None]:
         yield
 
 
+def holders(root: Path) -> list[Holder]:
+    """Who the lock files in a run store name: its writers, and those that ended without deleting theirs."""
+    return [holder for path in sorted(root.glob(f"*{_SUFFIX}")) if (holder := _read(path)) is not None]
+
+
 @contextmanager
 def _held(path: Path, descriptor: int, *, shared: bool = False) -> Iterator[int]:
     """Close and delete a lock file at the end; one that others share is the last one's to delete."""
