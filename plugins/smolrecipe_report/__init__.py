@@ -1,0 +1,43 @@
+"""``smolrecipe report RUN``: one page about a run, read from what its stages have left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import smolrecipe
+from smolrecipe.errors import RecipeError, UserError
+
+
+@smolrecipe.hookimpl
+def smolrecipe_commands(cli: click.Group) -> None:
+    """Add ``report``."""
+    cli.add_command(report)
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write to.  [default: RUN-report]")
+def report(run: Path, out: Path | None) -> None:
+    """Write a self-contained HTML page about a run, finished or not, and its figures as PNG files.
+
+    Example: smolrecipe report runs/smollm3-tiny
+    """
+    from smolrecipe_report.reading import read_run
+
+    try:
+        from smolrecipe_report.page import write_report
+    except ModuleNotFoundError as error:
+        raise RecipeError([f"'report' needs {error.name}; install it with: pip install 'smolrecipe[report]'"]) from None
+    if not run.is_dir():
+        raise RecipeError([f"{run} is no folder; name a run's folder, such as runs/smollm3-tiny"])
+    stages = read_run(run)
+    if not stages:
+        raise RecipeError([f"there is nothing to report: {run} has no stage in it, published or begun"])
+    folder = out or run.absolute().with_name(f"{run.absolute().name}-report")
+    try:
+        page = write_report(run.absolute().name, stages, folder)
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {folder} ({error.strerror})") from None
+    click.echo(f"{page}: {len(stages)} stages")

@@ -1,0 +1,112 @@
+"""The page: what the run is, its stages, what changed, curves, provenance. Everything from a run is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from smolrecipe.durable import write_whole
+from smolrecipe.strict_json import printable
+from smolrecipe_report.figures import curve_figures
+from smolrecipe_report.reading import Stage
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1c1c1c;--paper:#fff;--soft:#555;--line:#ccc;--focus:#0a58ca}
+@media(prefers-color-scheme:dark){:root{--ink:#e8e8e8;--paper:#16181b;--soft:#b0b0b0;--line:#444;--focus:#8ab8ff}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:70rem;margin:auto;
+padding:1rem;overflow-wrap:anywhere}
+.wide{overflow-x:auto;margin:1rem 0}.wide:focus-visible{outline:3px solid var(--focus)}
+table{border-collapse:collapse;overflow-wrap:normal}caption{text-align:left;color:var(--soft);padding:.3rem 0}
+th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+td{max-width:26rem;overflow-wrap:anywhere}figure{margin:1.5rem 0}figure .wide svg{min-width:40rem;width:100%}
+figcaption{color:var(--soft)}code{font-size:.9em}
+"""
+
+
+def write_report(name: str, stages: Sequence[Stage], folder: Path) -> Path:
+    """Write ``index.html`` and the PNG files into a folder, and return the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    published = sum(stage.status == "published" for stage in stages)
+    title = f"{printable(name)}: {published} of {len(stages)} stage folders published"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        "<h2>Pipeline</h2>",
+        _table("Stages, each after those that it is made from", _STAGE_HEAD, map(_stage_row, stages)),
+        "<h2>What changed</h2>",
+        _table("Measures before and after each stage", _MEASURE_HEAD, _measure_rows(stages)),
+        "<h2>Training</h2>",
+    ]
+    for what, svg in curve_figures(stages, folder):
+        label = escape(f"{what} over optimizer steps, one line for each stage")
+        box = f'<div class="wide" tabindex="0" role="img" aria-label="{label}">{svg}</div>'
+        parts.append(f"<figure>{box}<figcaption>{label}; vertical lines are ends of stages</figcaption></figure>")
+    parts += ["<h2>Provenance</h2>", _table("What each stage was made by", _ORIGIN_HEAD, _origin_rows(stages))]
+    html = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>"
+    )
+    page = folder / "index.html"
+    write_whole(page, html.encode("utf-8", "replace"))
+    return page
+
+
+_STAGE_HEAD = ("stage", "status", "kind", "made from", "steps", "row length", "RoPE theta", "notes")
+_MEASURE_HEAD = ("stage", "measure", "before", "after", "unit", "better", "samples")
+_ORIGIN_HEAD = ("stage", "digest", "started", "seconds", "plugins")
+
+
+def _stage_row(stage: Stage) -> tuple[Any, ...]:
+    model = stage.options.get("model")
+    rope = model.get("rope") if isinstance(model, dict) else None
+    theta = rope.get("theta", "") if isinstance(rope, dict) else ""
+    steps = max((event["step"] for event in stage.events if "step" in event), default="")
+    lost = stage.not_finite
+    notes = [stage.note, f"{lost} recorded numbers are not finite, and in no curve" if lost else ""]
+    made_from = ", ".join(stage.record.get("parents", {}))
+    length = stage.options.get("sequence_length", stage.options.get("max_length", ""))
+    kind = stage.options.get("use", "")
+    return stage.name, stage.status, kind, made_from, steps, length, theta, "; ".join(filter(None, notes))
+
+
+def _measure_rows(stages: Iterable[Stage]) -> Iterable[tuple[Any, ...]]:
+    for stage in stages:
+        for measure in stage.record.get("measures", ()):
+            before = measure.get("before")
+            yield (
+                stage.name,
+                measure["name"],
+                "" if before is None else _number(before),
+                _number(measure["after"]),
+                measure["unit"],
+                measure["better"],
+                measure.get("samples") or "",
+            )
+
+
+def _origin_rows(stages: Iterable[Stage]) -> Iterable[tuple[Any, ...]]:
+    for stage in stages:
+        if stage.record:
+            record = stage.record
+            plugins = ", ".join(f"{key} {value.get('version', '')}" for key, value in record["plugins"].items())
+            yield stage.name, record["digest"], record["started"], _number(record["seconds"]), plugins
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    top = "".join(f'<th scope="col">{escape(word)}</th>' for word in head)
+    body = "".join(_row(row) for row in rows) or f'<tr><td colspan="{len(head)}">nothing recorded</td></tr>'
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row(row: Sequence[Any]) -> str:
+    cells = [escape(printable(str(cell))) for cell in row]
+    return f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>"

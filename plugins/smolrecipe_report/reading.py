@@ -1,0 +1,101 @@
+"""What a run's folder says of its stages. The files may be damaged or a stranger's; what is no record is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from smolrecipe.published import DIGEST_DIGITS, read_events, read_record
+from smolrecipe.strict_json import printable, read_mapping
+
+
+@frozen(kw_only=True)
+class Stage:
+    """One stage's folder: ``status`` is ``published``, ``unfinished`` or ``damaged``; ``note`` says more."""
+
+    folder: Path
+    name: str
+    status: str
+    note: str
+    record: Mapping[str, Any]
+    options: Mapping[str, Any]
+    events: list[dict[str, Any]]
+
+    def steps(self, key: str) -> list[tuple[int, float]]:
+        """``(step, value)`` for each step that recorded a finite number under this key."""
+        found = []
+        for event in self.events:
+            step, value = event.get("step"), event.get(key)
+            if step is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+                number = _as_float(value)
+                if math.isfinite(number) and abs(number) < 1e30 and 0 <= step < 10**12:
+                    found.append((step, number))
+        return found
+
+    @property
+    def not_finite(self) -> int:
+        """How many numbers in the events are NaN or infinite: no curve shows them."""
+        return sum(isinstance(v, float) and not math.isfinite(v) for event in self.events for v in event.values())
+
+
+def read_run(run: Path) -> list[Stage]:
+    """Every stage folder of a run, parents before children."""
+    stages = [_read(folder) for folder in sorted(run.iterdir()) if _is_stage_folder(folder)]
+    by_folder = {stage.folder.name: stage for stage in stages}
+    graph = {}
+    for stage in stages:
+        parents = stage.record.get("parents", {})
+        graph[stage.folder.name] = [f"{name}-{digest[:DIGEST_DIGITS]}" for name, digest in parents.items()]
+    try:
+        order = [name for name in TopologicalSorter(graph).static_order() if name in by_folder]
+    except CycleError:  # no run makes one
+        order = list(by_folder)
+    finished = [by_folder[name] for name in order if by_folder[name].record]
+    return finished + [by_folder[name] for name in order if not by_folder[name].record]
+
+
+def _is_stage_folder(folder: Path) -> bool:
+    if not folder.is_dir() or folder.name.startswith("."):
+        return False
+    digest = folder.name.removesuffix(".partial").rpartition("-")[2]
+    return len(digest) == DIGEST_DIGITS and set(digest) <= set("0123456789abcdef")
+
+
+def _read(folder: Path) -> Stage:
+    name = folder.name.removesuffix(".partial").rpartition("-")[0]
+    status, note = "published", ""
+    record: dict[str, Any] = {}
+    options: Any = {}
+    if folder.name.endswith(".partial"):
+        status, note = "unfinished", "not published"
+        try:
+            options = read_mapping(folder / "task.json").get("use")
+        except ValueError:
+            note = "not published, and its task cannot be read"
+    else:
+        try:
+            record = read_record(folder / "stage.json")
+            name, options = record["stage"], record["options"]
+        except ValueError as error:
+            status, note = "damaged", str(error)
+    return Stage(
+        folder=folder,
+        name=printable(name),
+        status=status,
+        note=note,
+        record=record,
+        options=options if isinstance(options, dict) else {},
+        events=read_events(folder / "metrics.jsonl"),
+    )
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
