@@ -9,7 +9,8 @@ from typing import Any
 
 from smolrecipe.durable import write_whole
 from smolrecipe.strict_json import printable
-from smolrecipe_report.figures import curve_figures
+from smolrecipe_report.data_counts import FILL_HEAD, SOURCE_HEAD, fill_rows, source_rows
+from smolrecipe_report.figures import curve_figures, graph_figure
 from smolrecipe_report.reading import Stage
 
 _STYLE = """
@@ -33,15 +34,18 @@ def write_report(name: str, stages: Sequence[Stage], folder: Path) -> Path:
     parts = [
         f"<h1>{escape(title)}</h1>",
         "<h2>Pipeline</h2>",
+        _figure("the stages as a graph, each below those that it is made from", graph_figure(stages, folder), "graph"),
         _table("Stages, each after those that it is made from", _STAGE_HEAD, map(_stage_row, stages)),
         "<h2>What changed</h2>",
         _table("Measures before and after each stage", _MEASURE_HEAD, _measure_rows(stages)),
         "<h2>Training</h2>",
     ]
     for what, svg in curve_figures(stages, folder):
-        label = escape(f"{what} over optimizer steps, one line for each stage")
-        box = f'<div class="wide" tabindex="0" role="img" aria-label="{label}">{svg}</div>'
-        parts.append(f"<figure>{box}<figcaption>{label}; vertical lines are ends of stages</figcaption></figure>")
+        label = f"{what} over optimizer steps, one line for each stage; vertical lines are ends of stages"
+        parts.append(_figure(label, svg))
+    parts.append("<h2>Data</h2>")
+    parts.append(_table("Sources of each stage, as its record counts them", SOURCE_HEAD, source_rows(stages)))
+    parts.append(_table("Packing: rows made of them, and how full these are", FILL_HEAD, fill_rows(stages)))
     parts += ["<h2>Provenance</h2>", _table("What each stage was made by", _ORIGIN_HEAD, _origin_rows(stages))]
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -96,6 +100,12 @@ def _origin_rows(stages: Iterable[Stage]) -> Iterable[tuple[Any, ...]]:
 
 def _number(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+
+
+def _figure(label: str, svg: str, kind: str = "curve") -> str:
+    text = escape(label)
+    box = f'<div class="wide {kind}" tabindex="0" role="img" aria-label="{text}">{svg}</div>'
+    return f"<figure>{box}<figcaption>{text}</figcaption></figure>"
 
 
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
