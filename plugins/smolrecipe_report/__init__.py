@@ -1,4 +1,4 @@
-"""``smolrecipe report RUN``: one page about a run, read from what its stages have left behind."""
+"""``smolrecipe report RUN``: one page about a run, read from what its stages have left behind; ``data inspect``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from smolrecipe.errors import RecipeError, UserError
 
 @smolrecipe.hookimpl
 def smolrecipe_commands(cli: click.Group) -> None:
-    """Add ``report``."""
+    """Add ``report`` and ``data inspect``."""
+    from smolrecipe_report.inspecting import data
+
     cli.add_command(report)
+    cli.add_command(data)
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  smolrecipe report runs/smollm3-tiny")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to.  [default: RUN-report]")
 def report(run: Path, out: Path | None) -> None:
-    """Write a self-contained HTML page about a run, finished or not, and its figures as PNG files.
-
-    Example: smolrecipe report runs/smollm3-tiny
-    """
+    """Write a self-contained HTML page about a run, finished or not, and its figures as PNG files."""
     from smolrecipe_report.reading import read_run
 
     try:
@@ -37,7 +37,7 @@ def report(run: Path, out: Path | None) -> None:
         raise RecipeError([f"there is nothing to report: {run} has no stage in it, published or begun"])
     folder = out or run.absolute().with_name(f"{run.absolute().name}-report")
     try:
-        page = write_report(run.absolute().name, stages, folder)
+        page = write_report(run.absolute(), stages, folder)
     except OSError as error:
         raise UserError(f"the report cannot be written to {folder} ({error.strerror})") from None
     click.echo(f"{page}: {len(stages)} stages")

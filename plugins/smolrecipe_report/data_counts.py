@@ -25,6 +25,33 @@ def source_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
                 yield stage.name, name, *("" if value is None else value for value in found)
 
 
+def planned_shares(stage: Stage) -> dict[str, float]:
+    """The share of each source in a stage that mixes them, as its record has it."""
+    data = stage.record.get("summary", {}).get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    if not isinstance(sources, dict):
+        return {}
+    shares = {name: counts.get("share") for name, counts in sources.items() if isinstance(counts, dict)}
+    return {
+        str(name): float(share)
+        for name, share in shares.items()
+        if isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
+    }
+
+
+SCORE_HEAD = ("model", "task", "metric", "score", "standard error", "samples")
+
+
+def score_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
+    """A row for each score of each model that an evaluation has judged."""
+    for stage in stages:
+        scores = stage.record.get("summary", {}).get("scores")
+        for model, tasks in scores.items() if isinstance(scores, dict) else ():
+            for task, score in tasks.items() if isinstance(tasks, dict) else ():
+                if isinstance(score, dict):
+                    yield model, task, *(score.get(key, "") for key in ("metric", "score", "stderr", "samples"))
+
+
 def fill_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
     """A row for each stage that recorded how full its packed rows are (1 is no padding)."""
     for stage in stages:

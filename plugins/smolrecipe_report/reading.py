@@ -31,11 +31,47 @@ class Stage:
         found = []
         for event in self.events:
             step, value = event.get("step"), event.get(key)
-            if step is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if step is not None and _is_number(value):
                 number = _as_float(value)
                 if math.isfinite(number) and abs(number) < 1e30 and 0 <= step < 10**12:
                     found.append((step, number))
         return found
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that the stage has told of."""
+        return max((event["step"] for event in self.events if "step" in event), default=None)
+
+    @property
+    def row_length(self) -> int | None:
+        """Tokens of a row, at most."""
+        length = self.options.get("sequence_length", self.options.get("max_length"))
+        return length if isinstance(length, int) and not isinstance(length, bool) and 0 < length < 10**12 else None
+
+    @property
+    def theta(self) -> float | None:
+        """The base of the rotary embedding, where the stage's options have a model."""
+        model = self.options.get("model")
+        rope = model.get("rope") if isinstance(model, dict) else None
+        theta = rope.get("theta") if isinstance(rope, dict) else None
+        return _as_float(theta) if _is_number(theta) and 0 < theta < 1e30 else None
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a step is made of: as the options say, or on average as the record counts them.
+
+        Rows of post-training differ in length: its record has the tokens of a pass over each source, and the passes.
+        """
+        batch = self.options.get("global_batch")
+        if "sequence_length" in self.options and _is_number(batch) and self.row_length is not None:
+            return float(batch * self.row_length)
+        summary = self.record.get("summary", {})
+        sources, passes, steps = (summary.get(key) for key in ("sources", "passes", "steps"))
+        if not isinstance(sources, dict) or not _is_number(passes) or not _is_number(steps) or steps <= 0:
+            return None
+        trained = [of for name, of in sources.items() if not str(name).startswith("held_out.") and isinstance(of, dict)]
+        counts = [of["tokens"] for of in trained if _is_number(of.get("tokens"))]
+        return _as_float(sum(counts)) * passes / steps if counts else None
 
     @property
     def not_finite(self) -> int:
@@ -92,6 +128,10 @@ def _read(folder: Path) -> Stage:
         options=options if isinstance(options, dict) else {},
         events=read_events(folder / "metrics.jsonl"),
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _as_float(value: float) -> float:

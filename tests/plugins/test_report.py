@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from report_runs import write_run
 
-from smolrecipe.errors import RecipeError
+from smolrecipe import RecipeError, StageError
 
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'smolrecipe[report]'")
 
 from smolrecipe_report import report
-
-DIGEST = "ab" * 32
-HOSTILE = "<script>alert(1)</script>$x"
+from smolrecipe_report.inspecting import inspect
+from smolrecipe_report.reading import read_run
+from smolrecipe_report.spans import spans_of
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A published stage with hostile text and a NaN, one that is not done, and one that is damaged."""
-    run = tmp_path / "tiny"
-    folder = run / f"pretrain-{DIGEST[:12]}"
-    folder.mkdir(parents=True)
-    measure = {"name": HOSTILE, "unit": "nats", "better": "lower", "before": None, "after": float("nan"), "samples": 4}
-    summary = {"sources": {HOSTILE: {"tokens": 12345, "learned_tokens": 678}}, "fill": 0.5}
-    record = {"recipe": "tiny", "stage": "pretrain", "kind": "pretrain", "digest": DIGEST, "parents": {}}
-    record |= {"options": {"use": HOSTILE, "packing": "bfd"}, "plugins": {HOSTILE: {"version": "x" * 9000}}}
-    record |= {"started": HOSTILE, "seconds": 1.5, "measures": [measure], "summary": summary}
-    (folder / "stage.json").write_text(json.dumps(record))
-    events = [{"step": 100 + step, "loss": 3.0 / step, "lr": float("nan")} for step in range(1, 5)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    (run / f"{HOSTILE.replace('/', '')}-{'0' * 12}.partial").mkdir()
-    (run / f"sft-{'1' * 12}").mkdir()
-    return run
+    return write_run(tmp_path)
 
 
 class _Page(HTMLParser):
@@ -57,12 +43,60 @@ def test_hostile_run_is_reported_without_running_any_of_it(run: Path, tmp_path: 
     page.feed(text)
     assert "script" not in page.tags
     assert all(link.startswith(("#", "data:,")) for link in page.links), page.links
-    assert [tag for tag in page.tags if tag in ("h1", "h2")] == ["h1"] + ["h2"] * 5
-    assert page.tags.count("caption") == page.tags.count("table") == 5
+    assert [tag for tag in page.tags if tag in ("h1", "h2")] == ["h1"] + ["h2"] * 6
+    assert page.tags.count("caption") == page.tags.count("table") == 7
     assert "4 recorded numbers are not finite" in text
-    assert "12345" in text
+    assert "12,345" in text and "x" * 500 not in text
     assert len(text) < 300_000
-    assert {file.name for file in (tmp_path / "out").glob("*.png")} == {"loss.png", "pipeline.png"}
+    drawn = {"loss.png", "lr.png", "pipeline.png", "context.png", "mixture.png"}
+    assert {file.name for file in (tmp_path / "out").glob("*.png")} == drawn
+
+
+def test_rows_are_shown_with_what_was_learned_from(run: Path, tmp_path: Path) -> None:
+    CliRunner().invoke(report, [str(run), "--out", str(tmp_path / "out")], catch_exceptions=False)
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "hello &lt;b&gt;world&lt;/b&gt;<mark>\\x1b[31mred bye</mark>" in text
+    assert "chat, row 0: 4 tokens, 2 learned from" in text
+
+
+def test_tokens_are_those_of_the_options_or_of_the_record(run: Path) -> None:
+    spans = spans_of(read_run(run))
+    assert [(span.stage.name, span.begin, span.end) for span in spans] == [
+        ("pretrain", 0, 4 * 4 * 128),
+        ("sft", 4 * 4 * 128, 4 * 4 * 128 + 40 * 2),
+    ]
+
+
+def test_a_row_is_printed_as_it_was_trained(run: Path) -> None:
+    told = CliRunner().invoke(inspect, ["sft", "--run", str(run)], catch_exceptions=False).output
+    assert told == "chat, row 0: 4 tokens, 2 learned from\nhello <b>world</b>⟦\\x1b[31mred bye⟧\n"
+    long = CliRunner().invoke(inspect, ["sft", "--run", str(run), "--row", "1"], catch_exceptions=False).output
+    assert long.count("bye") == 600 and "... and 100 tokens more" in long
+    held_out = ["sft", "--run", str(run), "--source", "held_out.chat"]
+    assert "hello⟦bye⟧" in CliRunner().invoke(inspect, held_out, catch_exceptions=False).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["sf"], RecipeError, "has no published stage 'sf'; did you mean 'sft'"),
+        (["pretrain"], RecipeError, "has no row_sample.parquet: stages of post-training publish"),
+        (["sft", "--row", "2"], StageError, "has no such row; its sources: chat, held_out.chat"),
+        (["sft", "--source", "code"], StageError, "has no such row; its sources: chat, held_out.chat"),
+    ],
+)
+def test_what_cannot_be_inspected_is_said(run: Path, arguments: list[str], error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        CliRunner().invoke(inspect, [*arguments, "--run", str(run)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("file", ["row_sample.parquet", "model/tokenizer.json"])
+def test_damaged_rows_are_a_sentence_on_the_page_and_in_the_terminal(run: Path, tmp_path: Path, file: str) -> None:
+    (run / f"sft-{'cd' * 6}" / file).write_bytes(b"PAR1 {")
+    CliRunner().invoke(report, [str(run), "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert "cannot be read" in (tmp_path / "out" / "index.html").read_text()
+    with pytest.raises(StageError, match="cannot be read"):
+        CliRunner().invoke(inspect, ["sft", "--run", str(run)], catch_exceptions=False)
 
 
 def test_every_folder_has_its_status(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Where each stage lies on the axis of tokens that the whole pipeline trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from smolrecipe_report.reading import Stage
+
+
+@frozen(kw_only=True)
+class Span:
+    """A stage's part of the axis: it ends ``tokens_per_step`` after the beginning of its last step."""
+
+    stage: Stage
+    first: int
+    begin: float
+    end: float
+    tokens_per_step: float
+
+
+def spans_of(stages: Sequence[Stage]) -> list[Span]:
+    """The spans of the published stages that told of losses, in order; one without a count of tokens has none."""
+    spans: list[Span] = []
+    begin = 0.0
+    for stage in stages:
+        points, tokens = stage.steps("loss"), stage.tokens_per_step
+        if not stage.record or not points or tokens is None or not 0 < tokens < 1e30:
+            continue
+        end = begin + (points[-1][0] - points[0][0] + 1) * tokens
+        spans.append(Span(stage=stage, first=points[0][0], begin=begin, end=end, tokens_per_step=tokens))
+        begin = end
+    return spans
+
+
+def without_span(stages: Sequence[Stage]) -> list[str]:
+    """The names of published stages that told of losses and cannot be placed: their tokens are not recorded."""
+    placed = {span.stage.folder for span in spans_of(stages)}
+    return [stage.name for stage in stages if stage.record and stage.steps("loss") and stage.folder not in placed]
+
+
+def amount(number: float) -> str:
+    """A count in three digits: ``329k``, ``1.2M``."""
+    for size, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{sign}"
+    return f"{number:.3g}"
