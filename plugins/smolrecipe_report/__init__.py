@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import smolrecipe
-from smolrecipe.errors import RecipeError, UserError
+from smolrecipe import RecipeError, UserError
 
 
 @smolrecipe.hookimpl

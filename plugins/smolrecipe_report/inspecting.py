@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from smolrecipe.errors import RecipeError, near_miss
+from smolrecipe import RecipeError, near_miss
 from smolrecipe_report.reading import Stage, read_run
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from smolrecipe.running.notes import OwnNote
 from smolrecipe.running.progress import run_progress
+from smolrecipe.running.run_lock import hold_run
 
 Write = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -126,6 +130,62 @@ def test_hostile_events_are_told_as_they_can_be(tmp_path: Path, smolrecipe: Run)
     assert (told.status, told.step, told.seconds_left, told.numbers) == ("interrupted", 10**30, None, {})
     said = smolrecipe("status", folder.parent, check=0)
     assert "\x1b" not in said.stdout and "Traceback" not in said.stderr
+
+
+LOCKS = [
+    {"process": "x"}, {"process": 1.5}, {"process": None}, {"process": {}}, {"process": 10**30}, {"process": -1},
+    {"process": True}, {"host": 3}, {"since": None}, {"command": ["a"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", LOCKS, ids=str)
+def test_a_lock_that_is_none_names_nobody(tmp_path: Path, change: dict[str, Any]) -> None:
+    lock = {"process": os.getpid(), "host": socket.gethostname(), "since": "now", "command": "run", **change}
+    (tmp_path / f"one-{'0' * 12}.partial").mkdir()
+    (tmp_path / "run.lock").write_text(json.dumps(lock))
+    assert run_progress(tmp_path).writers == []
+    with hold_run(tmp_path, "smolrecipe run"):  # and keeps nobody from running
+        assert [writer.process for writer in run_progress(tmp_path).writers] == [os.getpid()]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path, smolrecipe: Run) -> None:
+    partial = tmp_path / f"one-{'0' * 12}.partial"
+    (partial / ".processes").mkdir(parents=True)
+    for path in (tmp_path / "run.lock", partial / "metrics.jsonl", partial / ".processes" / "0.json"):
+        os.mkfifo(path)
+    assert "one" in smolrecipe("status", tmp_path, check=0).stdout
+
+
+def test_nothing_is_locked_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner judges by the lock on a note whether its process lives: a look must not take it."""
+    partial = tmp_path / f"one-{'0' * 12}.partial"
+    partial.mkdir()
+    own = OwnNote(partial, 0, 1)  # kept open, as a process keeps it
+    note = partial / ".processes" / "0.json"
+    note.chmod(0o400)
+    before = note.read_bytes()
+    monkeypatch.setattr(fcntl, "flock", lambda *arguments: pytest.fail("a lock was taken"))
+    (told,) = run_progress(tmp_path).stages
+    assert told.status == "running" and note.read_bytes() == before
+    own.done()
+
+
+@pytest.mark.parametrize(("ago", "status", "over"), [(5, "running", False), (3600, "interrupted", True)])
+def test_a_machine_that_tells_nothing_any_more_is_not_waited_for(
+    tmp_path: Path, smolrecipe: Run, ago: float, status: str, over: bool
+) -> None:
+    partial = tmp_path / f"one-{'0' * 12}.partial"
+    (partial / ".processes").mkdir(parents=True)
+    note = {"rank": 0, "process": 7, "host": "far-away", "boot": "x", "at": time.time() - ago}
+    (partial / ".processes" / "0.json").write_text(json.dumps(note))
+    (partial / "metrics.jsonl").write_text(json.dumps({"step": 1, "steps": 5, "time": time.time() - ago}) + "\n")
+    lock = {"process": 6, "host": "far-away", "since": "then", "command": "smolrecipe run"}
+    (tmp_path / "run.lock").write_text(json.dumps(lock))
+    found = run_progress(tmp_path)
+    assert (found.stages[0].status, found.is_over) == (status, over)
+    if over:
+        said = smolrecipe("status", tmp_path, "--watch", check=0).stdout
+        assert "process 6 on far-away (since then: smolrecipe run), which may be gone" in said
 
 
 @pytest.mark.parametrize(("make", "said"), [(False, "it is no folder"), (True, "it has no stages in it")])

@@ -93,7 +93,7 @@ def _lines(found: RunProgress) -> Iterator[str]:
         if stage.status == "running" and quiet is not None and quiet > _QUIET_SECONDS:
             yield f"{stage.stage}: has told nothing for {_duration(quiet)}"
     for writer in found.writers:
-        gone = ", which is gone" if writer.is_dead else ""
+        gone = ", which is gone" if writer.is_dead else ", which may be gone" if found.is_lost(writer) else ""
         yield f"written by {_named(writer)}{gone}"
     if not found.writers:
         done = sum(stage.status == "published" for stage in found.stages)
@@ -108,6 +108,8 @@ def _as_json(found: RunProgress) -> dict[str, Any]:
     return {
         "run": str(found.folder),
         "over": found.is_over,
-        "writers": [{**attrs.asdict(writer), "gone": writer.is_dead} for writer in found.writers],
+        "writers": [
+            {**attrs.asdict(writer), "gone": writer.is_dead, "lost": found.is_lost(writer)} for writer in found.writers
+        ],
         "stages": [{**attrs.asdict(stage), "folder": str(stage.folder)} for stage in found.stages],
     }

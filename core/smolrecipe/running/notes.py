@@ -24,6 +24,7 @@ from typing import Any, Literal
 from attrs import asdict, evolve, frozen
 
 from smolrecipe.errors import StageError
+from smolrecipe.strict_json import read_json
 
 NOTES_FOLDER = ".processes"
 ENDS_FILE = "ends.json"
@@ -149,6 +150,23 @@ def is_alive(folder: Path, rank: int) -> bool:
     return False
 
 
+def seems_alive(note: Note) -> bool:
+    """Whether the process that has written a note still runs, as far as a look can tell that touches no lock.
+
+    Of a process of another machine, or of before this one was last switched on, that is no.
+    """
+    if not boot() or (note.host, note.boot) != (socket.gethostname(), boot()):
+        return False
+    try:
+        # The number may be another process' by now, which then began after the last word of this one.
+        ticks = int(Path(f"/proc/{int(note.process)}/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError, TypeError, OverflowError):
+        return False
+    begun = time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
+    return isinstance(note.at, int | float) and begun <= note.at + 1.0
+
+
 def ends_file(folder: Path) -> Path:
     """Where a launcher may say how its processes ended; see ``smolrecipe.stage.ENDS_VARIABLE``."""
     return folder / NOTES_FOLDER / ENDS_FILE
@@ -192,6 +210,6 @@ def _path(folder: Path, rank: int) -> Path:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path)
+    except ValueError:
         return None

@@ -5,6 +5,8 @@ Nothing is held or changed, and nothing in the folder is trusted to be what a ru
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,13 +17,16 @@ from attrs import field, frozen
 
 from smolrecipe.errors import RecipeError
 from smolrecipe.published import DIGEST_DIGITS, is_stage_name, read_events, read_record
-from smolrecipe.running.notes import is_alive, read_notes
+from smolrecipe.running.notes import Note, read_notes, seems_alive
 from smolrecipe.running.record import PROVENANCE_FOLDER
 from smolrecipe.running.run_lock import Holder, holders
 from smolrecipe.stage import METRICS_FILE, STAGE_FILE
 from smolrecipe.strict_json import printable, read_mapping
 
 Status = Literal["published", "running", "interrupted", "failed", "not begun", "damaged"]
+
+LOST_SECONDS = 600.0
+"""How long a writer on another machine may tell nothing before it counts as lost with that machine."""
 
 _STEPS_OF_A_PACE = 20
 """How many of the last steps say how long one takes: their median, which a checkpoint or an interruption between two of
@@ -64,11 +69,19 @@ class RunProgress:
     """The processes that say they write it, of which some may be gone."""
 
     @property
+    def told(self) -> float | None:
+        """When a stage that is not published last told of anything, in seconds since 1970."""
+        return max((stage.told for stage in self.stages if stage.told is not None), default=None)
+
+    def is_lost(self, writer: Holder) -> bool:
+        """Whether a writer is gone, or is on another machine and has told nothing for so long that it may be."""
+        quiet = self.told is not None and time.time() - self.told > LOST_SECONDS
+        return writer.is_dead or (not writer.is_here and quiet)
+
+    @property
     def is_over(self) -> bool:
         """Whether nobody is writing it, as far as this machine can tell."""
-        return all(writer.is_dead for writer in self.writers) and all(
-            stage.status != "running" for stage in self.stages
-        )
+        return all(map(self.is_lost, self.writers)) and all(stage.status != "running" for stage in self.stages)
 
 
 def run_progress(root: Path) -> RunProgress:
@@ -130,7 +143,8 @@ def _stage_progress(name: str, folder: Path) -> StageProgress:
     notes = read_notes(partial)
     events = read_events(partial / METRICS_FILE)
     failed = next((note for note in notes.values() if note.state == "failed"), None)
-    if any(is_alive(partial, rank) for rank in notes):
+    told = max((event["time"] for event in events[-1:] if _is_number(event.get("time"))), default=None)
+    if any(map(seems_alive, notes.values())) or (_elsewhere(notes.values()) and _is_recent(told)):
         status: Status = "running"
     else:
         status = "interrupted" if failed is None else "failed"
@@ -146,9 +160,18 @@ def _stage_progress(name: str, folder: Path) -> StageProgress:
         checkpoint=next((event["checkpoint"] for event in reversed(events) if "checkpoint" in event), None),
         numbers=_numbers(last),
         seconds_left=left * pace if status == "running" and (pace := _pace(steps)) is not None else None,
-        told=max((event["time"] for event in events[-1:] if _is_number(event.get("time"))), default=None),
+        told=told,
         message=printable(str(failed.message)) if failed is not None and status == "failed" else "",
     )
+
+
+def _elsewhere(notes: Iterable[Note]) -> bool:
+    """Whether a process of another machine works at the stage, for all that it has said."""
+    return any(note.state == "started" and note.host != socket.gethostname() for note in notes)
+
+
+def _is_recent(told: float | None) -> bool:
+    return told is not None and time.time() - told < LOST_SECONDS
 
 
 def _published(name: str, folder: Path) -> StageProgress:

@@ -30,6 +30,7 @@ from attrs import asdict, frozen
 from smolrecipe.errors import RecipeError, UserError
 from smolrecipe.running.redact import redact
 from smolrecipe.running.store import unwritable
+from smolrecipe.strict_json import read_mapping
 
 LOCK_FILE = "run.lock"
 COMMON_FILE = "common.lock"
@@ -45,6 +46,7 @@ that machine: servers of network file systems free its locks after a lease, of 9
 _POLL_SECONDS = 0.1
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _LARGEST = 1 << 16
+_LARGEST_PROCESS = 1 << 31
 
 
 class LockedError(UserError):
@@ -245,12 +247,17 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
 
 
 def _read(path: Path) -> Holder | None:
-    """Who the file names; nobody where it is new, or being written in this moment."""
+    """Who the file names; nobody where it is new, or being written in this moment, or no lock file of ours."""
     try:
-        with path.open("rb") as file:
-            return Holder(**json.loads(file.read(_LARGEST)))
-    except (OSError, ValueError, TypeError):
+        told = read_mapping(path, most_bytes=_LARGEST)
+        holder = Holder(**{name: told[name] for name in ("process", "host", "since", "command")})
+    except (ValueError, KeyError):
         return None
+    is_process = isinstance(holder.process, int) and not isinstance(holder.process, bool)
+    texts = (holder.host, holder.since, holder.command)
+    if not is_process or not 0 < holder.process < _LARGEST_PROCESS or not all(isinstance(text, str) for text in texts):
+        return None
+    return holder
 
 
 def _write(root: Path, descriptor: int, command: str) -> None:
