@@ -138,7 +138,11 @@ _LIBC = ctypes.CDLL(None)  # loaded before a fork: afterwards only one thread of
 
 
 def _die_with_tests() -> None:
-    """Let the kernel end a run when the thread that started it is gone: tests that are killed leave nothing behind."""
+    """Let the kernel end a run when the thread that started it is gone: tests that are killed leave nothing behind.
+
+    A shell that runs the tests in the background leaves SIGINT ignored, and children inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 

@@ -14,10 +14,9 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
-from smolrecipe.cli.views import goes_on_text
+from smolrecipe.cli.views import LastSteps, goes_on_text
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.running.runner import RunView
 
@@ -35,12 +34,13 @@ class LiveView(RunView):
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", style="progress.remaining"),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
             transient=True,
         )
         self._task: TaskID | None = None
+        self._steps = LastSteps()
 
     def __enter__(self) -> LiveView:
         """Start drawing."""
@@ -61,7 +61,8 @@ class LiveView(RunView):
         """Start the stage's bar."""
         if goes_on:
             self._line(stage, goes_on_text(saved), "yellow")
-        self._task = self._progress.add_task(f"{stage.name:<{self._width}}", total=None, numbers="")
+        self._task = self._progress.add_task(f"{stage.name:<{self._width}}", total=None, numbers="", left="")
+        self._steps = LastSteps()
 
     def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
         """Move the bar, or show a message above it."""
@@ -69,7 +70,9 @@ class LiveView(RunView):
             self._line(stage, str(event["message"]), "dim")
         elif "step" in event and self._task is not None:
             numbers = "  ".join(f"{label} {event[key]:.4g}" for key, label in _SHOWN.items() if key in event)
-            self._progress.update(self._task, completed=event["step"], total=event["steps"], numbers=numbers)
+            self._steps.add(event)
+            done, of, left = event["step"], event["steps"], self._steps.left()
+            self._progress.update(self._task, completed=done, total=of, numbers=numbers, left=left)
 
     def finished(self, stage: PlannedStage, record: Mapping[str, Any]) -> None:
         """Replace the bar by a line."""

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import click
 
 from smolrecipe.cli.session import json_option
 from smolrecipe.cli.tables import print_table
+from smolrecipe.running.pace import duration
 from smolrecipe.running.progress import RunProgress, StageProgress, run_progress
 from smolrecipe.running.redact import redact
 from smolrecipe.running.run_lock import Holder
@@ -63,22 +63,14 @@ def _row(stage: StageProgress) -> tuple[str, ...]:
     step = "-" if stage.step is None else f"{stage.step:,}/{stage.steps:,}"
     left = "-"
     if stage.status == "published" and stage.seconds is not None:
-        left = f"took {_duration(stage.seconds)}"
+        left = f"took {duration(stage.seconds)}"
     elif stage.seconds_left is not None:
-        left = _duration(stage.seconds_left)
+        left = duration(stage.seconds_left)
     return (stage.stage, stage.status, step, _number(stage, "loss"), _number(stage, "tokens_per_second"), left)
 
 
 def _number(stage: StageProgress, name: str) -> str:
     return f"{stage.numbers[name]:.4g}" if name in stage.numbers else "-"
-
-
-def _duration(seconds: float) -> str:
-    """``1:02:03``, or with days ``3 days, 1:02:03``."""
-    try:
-        return str(timedelta(seconds=round(seconds)))
-    except (OverflowError, ValueError):
-        return "-"
 
 
 def _lines(found: RunProgress) -> Iterator[str]:
@@ -91,7 +83,7 @@ def _lines(found: RunProgress) -> Iterator[str]:
             yield f"{stage.stage}: {kept}; in {stage.folder}"
         quiet = None if stage.told is None else time.time() - stage.told
         if stage.status == "running" and quiet is not None and quiet > _QUIET_SECONDS:
-            yield f"{stage.stage}: has told nothing for {_duration(quiet)}"
+            yield f"{stage.stage}: has told nothing for {duration(quiet)}"
     for writer in found.writers:
         gone = ", which is gone" if writer.is_dead else ", which may be gone" if found.is_lost(writer) else ""
         yield f"written by {_named(writer)}{gone}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.pace import STEPS_OF_A_PACE, duration, seconds_left
 from smolrecipe.running.runner import RunView
 
 _LINE_EVERY_SECONDS = 10.0
@@ -34,6 +36,7 @@ class LineView(RunView):
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._last_line = 0.0
+        self._steps = LastSteps()
 
     def skipped(self, stage: PlannedStage) -> None:
         """Say that the stage is published."""
@@ -42,15 +45,18 @@ class LineView(RunView):
     def started(self, stage: PlannedStage, goes_on: bool, saved: int | None) -> None:
         """Say that the stage starts."""
         self._say(stage, goes_on_text(saved) if goes_on else "starts")
+        self._steps = LastSteps()
         self._last_line = time.monotonic()
 
     def event(self, stage: PlannedStage, event: Mapping[str, Any]) -> None:
         """Show a message at once, a step now and then."""
         if "message" in event:
             self._say(stage, str(event["message"]))
-        elif "step" in event and self._is_shown(event):
-            self._say(stage, step_text(event))
-            self._last_line = time.monotonic()
+        elif "step" in event:
+            self._steps.add(event)
+            if self._is_shown(event):
+                self._say(stage, ", ".join(filter(None, (step_text(event), self._steps.left()))))
+                self._last_line = time.monotonic()
 
     def finished(self, stage: PlannedStage, record: Mapping[str, Any]) -> None:
         """Say how long the stage took."""
@@ -61,6 +67,22 @@ class LineView(RunView):
 
     def _say(self, stage: PlannedStage, text: str) -> None:
         click.echo(f"{stage.name}: {text}", err=True)
+
+
+class LastSteps:
+    """The last steps that a running stage has told of, which say how long the others will take."""
+
+    def __init__(self) -> None:
+        self._events: deque[Mapping[str, Any]] = deque(maxlen=STEPS_OF_A_PACE + 1)
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take a step's event."""
+        self._events.append(event)
+
+    def left(self) -> str:
+        """``0:02:10 left``, or nothing where that cannot be told, or nothing is left."""
+        seconds = seconds_left([*self._events])
+        return f"{duration(seconds)} left" if seconds else ""
 
 
 def goes_on_text(saved: int | None) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -18,6 +16,7 @@ from attrs import field, frozen
 from smolrecipe.errors import RecipeError
 from smolrecipe.published import DIGEST_DIGITS, is_stage_name, read_events, read_record
 from smolrecipe.running.notes import Note, read_notes, seems_alive
+from smolrecipe.running.pace import is_number, seconds_left
 from smolrecipe.running.record import PROVENANCE_FOLDER
 from smolrecipe.running.run_lock import Holder, holders
 from smolrecipe.stage import METRICS_FILE, STAGE_FILE
@@ -27,13 +26,6 @@ Status = Literal["published", "running", "interrupted", "failed", "not begun", "
 
 LOST_SECONDS = 600.0
 """How long a writer on another machine may tell nothing before it counts as lost with that machine."""
-
-_STEPS_OF_A_PACE = 20
-"""How many of the last steps say how long one takes: their median, which a checkpoint or an interruption between two of
-them does not move."""
-
-_LARGEST = 1e300
-"""Numbers beyond are no measurement, and those that are none (``nan``) compare with nothing."""
 
 
 @frozen(kw_only=True)
@@ -143,14 +135,13 @@ def _stage_progress(name: str, folder: Path) -> StageProgress:
     notes = read_notes(partial)
     events = read_events(partial / METRICS_FILE)
     failed = next((note for note in notes.values() if note.state == "failed"), None)
-    told = max((event["time"] for event in events[-1:] if _is_number(event.get("time"))), default=None)
+    told = max((event["time"] for event in events[-1:] if is_number(event.get("time"))), default=None)
     if any(map(seems_alive, notes.values())) or (_elsewhere(notes.values()) and _is_recent(told)):
         status: Status = "running"
     else:
         status = "interrupted" if failed is None else "failed"
     steps = [event for event in events if _is_step(event)]
     last = steps[-1] if steps else {}
-    left = last.get("steps", 0) - last.get("step", 0)
     return StageProgress(
         stage=name,
         status=status,
@@ -159,7 +150,7 @@ def _stage_progress(name: str, folder: Path) -> StageProgress:
         steps=last.get("steps"),
         checkpoint=next((event["checkpoint"] for event in reversed(events) if "checkpoint" in event), None),
         numbers=_numbers(last),
-        seconds_left=left * pace if status == "running" and (pace := _pace(steps)) is not None else None,
+        seconds_left=seconds_left(steps) if status == "running" and steps else None,
         told=told,
         message=printable(str(failed.message)) if failed is not None and status == "failed" else "",
     )
@@ -198,20 +189,5 @@ def _is_step(event: Mapping[str, Any]) -> bool:
 
 def _numbers(event: Mapping[str, Any]) -> dict[str, float]:
     return {
-        key: float(value) for key, value in event.items() if key not in ("step", "steps", "time") and _is_number(value)
+        key: float(value) for key, value in event.items() if key not in ("step", "steps", "time") and is_number(value)
     }
-
-
-def _pace(steps: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds of a step, by the last ones; nothing where fewer than two have told their time."""
-    timed = [step for step in steps[-_STEPS_OF_A_PACE - 1 :] if _is_number(step.get("time"))]
-    taken = [
-        (later["time"] - earlier["time"]) / (later["step"] - earlier["step"])
-        for earlier, later in pairwise(timed)
-        if later["step"] > earlier["step"] and later["time"] >= earlier["time"]
-    ]
-    return median(taken) if taken else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
