@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def check(options: FilesOptions) -> Iterable[str]:
     if not options.paths:
         yield "'paths' is empty: name at least one file"
     for path in options.paths:
+        if _is_everywhere(path):
+            yield f"{printable(path)} names files of the whole machine: begin it with the folder that they lie in"
         for file in expand(path):
             if not suffix(file):
                 yield f"cannot read {printable(file)}: formats are {', '.join(SUFFIXES)}"
@@ -100,14 +103,25 @@ def files(options: FilesOptions) -> Iterator[Path]:
 
 def _matches(path: Path) -> list[Path]:
     """All that a path or a glob names, whatever it is, a glob's by name."""
-    globbed = next((index for index, part in enumerate(path.parts) if any(mark in part for mark in "*?[")), None)
-    if globbed is None or _is_file(path):
+    folder, pattern = _glob_of(path)
+    if not pattern or _is_file(path):
         return [path]
-    folder, pattern = Path(*path.parts[:globbed]), "/".join(path.parts[globbed:])
     try:
-        return sorted(folder.glob(pattern))
+        return [] if _is_everywhere(path) else sorted(folder.glob(pattern))
     except (OSError, ValueError):  # '**' inside a name, a folder that may not be listed
         return []
+
+
+def _glob_of(path: Path) -> tuple[Path, str]:
+    """The folder that a glob starts from, and the pattern below it: empty for a path that is none."""
+    globbed = next((index for index, part in enumerate(path.parts) if any(mark in part for mark in "*?[")), None)
+    return (path, "") if globbed is None else (Path(*path.parts[:globbed]), "/".join(path.parts[globbed:]))
+
+
+def _is_everywhere(path: Path) -> bool:
+    """Whether a glob goes through all folders from the root on, which would take minutes, or forever."""
+    folder, pattern = _glob_of(path)
+    return pattern.startswith("**") and folder.is_absolute() and len(Path(os.path.normpath(folder)).parts) == 1
 
 
 def _is_file(path: Path) -> bool:

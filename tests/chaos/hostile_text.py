@@ -157,7 +157,7 @@ PATHS = (
         "file:///etc/passwd",
         "https://example.invalid/x",
         "\\\\server\\share",
-        "C:\\x",
+        "C:\\data",
         "-",
     ),
     *("/dev/zero", "/dev/stdin", "/dev/null", "/dev/random", "/dev/tty", "/dev/full", "/dev/fd/0", "/proc/self/fd/0"),

@@ -97,6 +97,12 @@ def test_what_is_missing_here_leaves_a_recipe_valid(plan: Callable[..., Plan]) -
     assert lacking(planned, []) == []
 
 
+def test_what_a_plugin_says_is_missing_is_told_in_one_line(plan: Callable[..., Plan]) -> None:
+    planned = plan('stages:\n  one: {use: count, to: 1, data: {w: {use: words, file: "no\\nne\\u200e.txt"}}}\n')
+    (problem,) = lacking(planned, planned.stages)
+    assert problem.message.endswith("no\\nne\\u200e.txt") and problem.message.isprintable()
+
+
 def test_plugins_may_refuse_a_plan(write_recipe: Write, toy_plugin: None) -> None:
     class Strict:
         @smolrecipe.hookimpl

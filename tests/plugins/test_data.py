@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pluggy
 import pyarrow
@@ -89,6 +90,18 @@ def test_a_fingerprint_is_that_of_the_content_wherever_it_lies(data, tmp_path_fa
     assert files.fingerprint(files.options(paths=[elsewhere / "renamed.txt"])) != first
     both = [data / "d.txt", data / "b.jsonl"]
     assert files.fingerprint(files.options(paths=both)) != files.fingerprint(files.options(paths=both[::-1]))
+
+
+@pytest.mark.parametrize("path", ["/**/*.jsonl", "/tmp/../**", "/**"])
+def test_a_glob_of_the_whole_machine_is_refused_and_not_followed(path, monkeypatch):
+    files = SOURCES["files"]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: pytest.fail("the file system was walked"))
+    options = files.options(paths=[Path(path)])
+    assert list(files.check(options)) == [
+        f"{path} names files of the whole machine: begin it with the folder that they lie in"
+    ]
+    assert list(files.missing(options)) == [f"no file at {path}"]
+    files.fingerprint(options)
 
 
 def test_files_that_cannot_be_read_are_refused_in_sentences(data):

@@ -9,6 +9,7 @@ from smolrecipe.components import KINDS, Devices
 from smolrecipe.errors import Problem
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.structure import all_uses
+from smolrecipe.recipe.wording import readable
 
 
 def lacking(plan: Plan, stages: Iterable[PlannedStage]) -> list[Problem]:
@@ -62,7 +63,8 @@ def _lacking_data(plan: Plan, stages: list[PlannedStage]) -> Iterator[Problem]:
     for path, use in all_uses(plan.recipe):
         if _belongs(path, stages):
             for message in use.component.missing(use.options):
-                yield Problem(f"{KINDS[type(use.component)]} '{use.name}': {message}", plan.recipe.place(path))
+                told = readable(f"{KINDS[type(use.component)]} '{use.name}': {message}")
+                yield Problem(told, plan.recipe.place(path))
 
 
 def _belongs(path: tuple[str | int, ...], stages: list[PlannedStage]) -> bool:

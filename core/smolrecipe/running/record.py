@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -148,7 +149,9 @@ def _write_provenance(plan: Plan, catalog: Catalog, root: Path) -> str:
     made_with = redact_value(document(plan, catalog))
     content = json.dumps(made_with, sort_keys=True, default=str).encode()
     name = f"{PROVENANCE_FOLDER}/{hashlib.sha256(content).hexdigest()[:12]}.json"
-    if not (root / name).is_file():
+    if (root / name).is_file():
+        os.utime(root / name)  # the newest is the last run's
+    else:
         (root / PROVENANCE_FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(root / name, made_with)
     return name
