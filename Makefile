@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run verify test strangers chaos check isolation docs clean
+.PHONY: install run verify test pipeline strangers chaos check isolation docs clean
 
 install: $(INSTALLED)
 
@@ -25,7 +25,7 @@ verify: $(INSTALLED)
 # Tests run two at a time, as many as the smallest machine that they are meant for has cores.
 JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile
-test strangers: export OMP_NUM_THREADS = 1
+test pipeline strangers: export OMP_NUM_THREADS = 1
 
 # What strangers rely on, and what takes longest: the conformance kit against its mutants, scaffolds, packages installed
 # into environments of their own, tutorials and the reference's examples word for word.
@@ -37,9 +37,14 @@ strangers: $(INSTALLED)
 
 # The chaos suite runs two things at a time of its own.
 test: $(INSTALLED)
-	$(BIN)/pytest tests --ignore tests/plugins --ignore tests/chaos $(STRANGERS:%=--ignore %) $(PARALLEL)
+	$(BIN)/pytest tests --ignore tests/plugins --ignore tests/chaos --ignore tests/pipeline $(STRANGERS:%=--ignore %) \
+		$(PARALLEL)
 	$(BIN)/pytest tests/chaos
 	$(BIN)/smolrecipe plugins test --all --jobs $(JOBS) -q
+
+# What takes several plugins, or several processes that train together.
+pipeline: $(INSTALLED)
+	$(BIN)/pytest tests/pipeline $(STRANGERS:%=--ignore %) $(PARALLEL)
 
 # The long form of what `make test` does briefly: kills at every change to a file, thousands of damaged and hostile
 # files. Hours; CHAOS_MINUTES bounds the kills of the whole pipeline.

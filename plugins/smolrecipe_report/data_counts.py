@@ -7,7 +7,10 @@ from typing import Any
 
 from smolrecipe_report.reading import Stage
 
-SOURCE_HEAD = ("stage", "source", "planned share", "rows or documents", "tokens", "trained tokens", "truncated rows")
+SOURCE_HEAD = (
+    *("stage", "source", "planned share", "rows or documents", "tokens in the source", "learned tokens"),
+    *("truncated rows", "truncated tokens", "dropped tokens"),
+)
 FILL_HEAD = ("stage", "packing", "rows", "documents", "tokens per pass", "passes", "fill")
 
 
@@ -20,7 +23,7 @@ def source_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
         for name, counts in sources.items() if isinstance(sources, dict) else ():
             if isinstance(counts, dict):
                 rows = counts.get("rows", counts.get("documents"))
-                keys = ("tokens", "learned_tokens", "truncated_rows")
+                keys = ("tokens", "learned_tokens", "truncated_rows", "truncated_tokens", "dropped_tokens")
                 found = (counts.get("share"), rows, *map(counts.get, keys))
                 yield stage.name, name, *("" if value is None else value for value in found)
 

@@ -12,7 +12,7 @@ from smolrecipe.strict_json import printable
 from smolrecipe_report.data_counts import FILL_HEAD, SCORE_HEAD, SOURCE_HEAD, fill_rows, score_rows, source_rows
 from smolrecipe_report.figures import context_figure, curve_figures, graph_figure, mixture_figure
 from smolrecipe_report.made_with import MADE_WITH_HEAD, made_with_rows
-from smolrecipe_report.reading import Stage
+from smolrecipe_report.reading import Stage, is_superseded
 from smolrecipe_report.sample_html import sample_html
 from smolrecipe_report.spans import amount, without_span
 
@@ -42,8 +42,7 @@ def write_report(run: Path, stages: Sequence[Stage], folder: Path) -> Path:
     """Write ``index.html`` and the PNG files into a folder, and return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     name = run.name
-    published = sum(stage.status == "published" for stage in stages)
-    title = f"{printable(name)}: {published} of {len(stages)} stage folders published"
+    title = f"{printable(name)}: {_how_far(stages)}"
     parts = [
         f"<h1>{escape(title)}</h1>",
         "<h2>Pipeline</h2>",
@@ -58,7 +57,8 @@ def write_report(run: Path, stages: Sequence[Stage], folder: Path) -> Path:
         label = f"{what} over the tokens trained on, one line for each stage; vertical lines are ends of stages"
         parts.append(_figure(label, svg))
     if lacking := without_span(stages):
-        parts.append(f"<p>Not among the curves, as their tokens are not recorded: {escape(', '.join(lacking))}</p>")
+        why = "their tokens are not recorded, or they are unfinished work of stages that are published"
+        parts.append(f"<p>Not among the curves, as {why}: {escape(', '.join(lacking))}</p>")
     if svg := context_figure(stages, folder):
         parts.append(_figure("row length in tokens and RoPE theta of each stage, over the tokens trained on", svg))
     parts.append("<h2>Data</h2>")
@@ -84,6 +84,14 @@ def write_report(run: Path, stages: Sequence[Stage], folder: Path) -> Path:
 _STAGE_HEAD = ("stage", "status", "kind", "made from", "steps", "row length", "RoPE theta", "notes")
 _MEASURE_HEAD = ("stage", "measure", "before", "after", "unit", "better", "samples")
 _ORIGIN_HEAD = ("stage", "digest", "started", "seconds", "plugins")
+
+
+def _how_far(stages: Sequence[Stage]) -> str:
+    old = sum(is_superseded(stage, stages) for stage in stages)
+    published = sum(stage.status == "published" for stage in stages)
+    left = len(stages) - old
+    done = f"all {left} stages published" if published == left else f"{published} of {left} stages published"
+    return f"{done}, {old} abandoned" if old else done
 
 
 def _stage_row(stage: Stage) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from smolrecipe.published import DIGEST_DIGITS, read_events, read_record
+from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe.strict_json import printable, read_mapping
 
 
@@ -50,11 +51,20 @@ class Stage:
 
     @property
     def theta(self) -> float | None:
-        """The base of the rotary embedding, where the stage's options have a model."""
+        """The base of the rotary embedding, of a stage that makes or publishes a model."""
         model = self.options.get("model")
         rope = model.get("rope") if isinstance(model, dict) else None
-        theta = rope.get("theta") if isinstance(rope, dict) else None
+        theta = rope.get("theta") if isinstance(rope, dict) else self._published_theta()
         return _as_float(theta) if _is_number(theta) and 0 < theta < 1e30 else None
+
+    def _published_theta(self) -> Any:
+        """What the config.json of the published model says: stages of post-training have no model in their options."""
+        try:
+            config = read_mapping(self.folder / MODEL_FOLDER / "config.json")
+        except ValueError:
+            return None
+        rope = config.get("rope_parameters")
+        return rope.get("rope_theta") if isinstance(rope, dict) else config.get("rope_theta")
 
     @property
     def tokens_per_step(self) -> float | None:
@@ -93,6 +103,11 @@ def read_run(run: Path) -> list[Stage]:
         order = list(by_folder)
     finished = [by_folder[name] for name in order if by_folder[name].record]
     return finished + [by_folder[name] for name in order if not by_folder[name].record]
+
+
+def is_superseded(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether this is unfinished work of a stage that is published: with other values, or by an earlier version."""
+    return stage.status == "unfinished" and any(other.record and other.name == stage.name for other in stages)
 
 
 def _is_stage_folder(folder: Path) -> bool:

@@ -25,10 +25,8 @@ def _row(row: SampleRow) -> str:
     caption = f"{row.title}: {row.tokens} tokens, {row.learned} learned from"
     more = f" … and {row.left_out} tokens more" if row.left_out else ""
     pieces = "".join(f"<mark>{_text(of.text)}</mark>" if of.learned else _text(of.text) for of in row.pieces)
-    return (
-        f'<details><summary>{escape(caption)}</summary><pre tabindex="0" aria-label="{escape(caption)}">{pieces}{more}'
-        "</pre></details>"
-    )
+    box = f'<pre tabindex="0" aria-label="{escape(caption)}">{pieces}{more}</pre>'
+    return f"<details open><summary>{escape(caption)}</summary>{box}</details>"
 
 
 def _text(text: str) -> str:

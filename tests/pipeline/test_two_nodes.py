@@ -128,6 +128,7 @@ def test_two_machines_train_what_one_does(folder: Path, start: Start) -> None:
     ended(start(1, "recipe.yaml", port), 0)  # come too late: published
 
 
+@pytest.mark.chaos
 def test_machine_0_is_stopped_and_both_go_on(folder: Path, start: Start) -> None:
     port = free_port()
     first, second = start(0, "long.yaml", port), start(1, "long.yaml", port)
@@ -152,6 +153,7 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.chaos
 def test_a_machine_is_lost_and_the_other_ends(folder: Path, start: Start, killed: int) -> None:
     port = free_port()
     processes = [start(rank, "long.yaml", port, "--id", f"lost-{killed}") for rank in (0, 1)]

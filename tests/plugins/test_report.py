@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -65,6 +67,25 @@ def test_tokens_are_those_of_the_options_or_of_the_record(run: Path) -> None:
         ("pretrain", 0, 4 * 4 * 128),
         ("sft", 4 * 4 * 128, 4 * 4 * 128 + 40 * 2),
     ]
+
+
+def test_an_unfinished_stage_has_its_curves_unless_it_is_published_besides(tmp_path: Path) -> None:
+    run = tmp_path / "tiny"
+    folder = run / f"pretrain-{'0' * 12}.partial"
+    folder.mkdir(parents=True)
+    options = {"use": "pretrain", "sequence_length": 8, "global_batch": 2}
+    (folder / "task.json").write_text(json.dumps({"use": options}))
+    events = [{"step": step, "steps": 9, "loss": 1.0 / step} for step in range(1, 4)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    CliRunner().invoke(report, [str(run), "--out", str(tmp_path / "out")], catch_exceptions=False)
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert (tmp_path / "out" / "loss.png").exists() and "Not among the curves" not in text
+    assert "<h1>tiny: 0 of 1 stages published</h1>" in text
+    write_run(tmp_path / "other")
+    shutil.copytree(folder, tmp_path / "other" / "tiny" / folder.name)
+    CliRunner().invoke(report, [str(tmp_path / "other" / "tiny"), "--out", str(tmp_path / "both")])
+    text = (tmp_path / "both" / "index.html").read_text()
+    assert "published: pretrain (unfinished)</p>" in text and ", 1 abandoned</h1>" in text
 
 
 def test_a_row_is_printed_as_it_was_trained(run: Path) -> None:
