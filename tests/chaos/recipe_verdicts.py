@@ -23,8 +23,14 @@ def verdicts(seed: int, count: int, *, every: int = 10) -> Iterator[dict[str, An
     while start < count:
         last: dict[str, Any] = {}
         command = [sys.executable, str(HERE / "recipe_judge.py"), str(seed), str(start), str(count), str(every)]
+        # Mutants name the folder they run in, too: its files are none of theirs to read.
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=_environment()
+            command,
+            cwd=HERE / "watch",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
         )
         try:
             for line in _lines(process):
