@@ -30,7 +30,7 @@ test pipeline strangers: export OMP_NUM_THREADS = 1
 # What strangers rely on, and what takes longest: the conformance kit against its mutants, scaffolds, packages installed
 # into environments of their own, tutorials and the reference's examples word for word.
 STRANGERS := tests/core/testing tests/registry/test_scaffold.py tests/pipeline/test_examples.py \
-	tests/pipeline/test_scaffold_installed.py tests/test_tutorials.py tests/test_docs.py
+	tests/pipeline/test_scaffold_installed.py tests/test_tutorials.py tests/test_docs.py tests/test_docs_hooks.py
 
 strangers: $(INSTALLED)
 	$(BIN)/pytest $(STRANGERS) $(PARALLEL)

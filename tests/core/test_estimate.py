@@ -57,7 +57,7 @@ def test_the_error_bar_is_what_published_runs_are_off_by() -> None:
     """Facts: 276,480 GPU hours with downtime, 13,500 to 14,000 tokens/s. Playbook: a 1B model at 42,000 tokens/s."""
     bar = backtest(Assumptions())
     errors = {item.anchor.name: item.error for item in bar.tried}
-    assert errors["SmolLM3 pretraining, 384 H100, 24 days"] == pytest.approx(0.0013, abs=5e-4)
+    assert errors["SmolLM3, 384 H100, 24 days: the default MFU"] == pytest.approx(0.0013, abs=5e-4)
     assert errors["the same with its downtime, 30 days"] == pytest.approx(-0.199, abs=1e-3)
     assert errors["the same at 13,500 tokens/s a GPU"] == pytest.approx(-0.033, abs=1e-3)
     assert errors["1B ablation, 45B tokens, 42,000 tokens/s a GPU"] == pytest.approx(0.22, abs=5e-3)

@@ -305,7 +305,7 @@ def test_the_tables(plan: Callable[..., str], write_recipe: Write) -> None:
     assert "still to train: at most " in text and "(--mfu)" in text and "$3.00 an hour (--price)" in text
     assert "hours not estimated of what else runs on GPUs: measured" in text
     assert "error bar: the same estimate for published runs, -18% to +25%" in text
-    assert "SmolLM3 pretraining, 384 H100, 24 days" in text and "-19.9%" in text
+    assert "SmolLM3, 384 H100, 24 days: the default MFU" in text and "-19.9%" in text
 
 
 def test_numbers_of_any_size_fit_their_columns(plan: Callable[..., str], write_recipe: Write) -> None:

@@ -14,7 +14,8 @@ import pytest
 from attrs import asdict
 
 from smolrecipe.running import redact
-from smolrecipe.running.run_lock import LOCK_FILE, Holder, LockedError, _is_locked, hold_run, hold_stage
+from smolrecipe.running.held_file import is_held
+from smolrecipe.running.run_lock import LOCK_FILE, Holder, LockedError, hold_run, hold_stage
 
 Write = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -190,7 +191,7 @@ def test_a_lock_that_a_lost_machine_held_is_waited_for(tmp_path: Path) -> None:
     path.write_text(json.dumps(asdict(gone)))
     lease = subprocess.Popen(["flock", path, "sleep", "2"])
     try:
-        while not _is_locked(path):
+        while not is_held(path):
             time.sleep(0.05)
         with hold_stage(tmp_path, "a-1", "again") as lock:
             assert lock.left == gone

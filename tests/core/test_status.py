@@ -188,6 +188,13 @@ def test_a_machine_that_tells_nothing_any_more_is_not_waited_for(
         assert "process 6 on far-away (since then: smolrecipe run), which may be gone" in said
 
 
+def test_folders_with_names_that_no_stage_has_are_none(tmp_path: Path, smolrecipe: Run) -> None:
+    for name in ("one", "\x1b[31mred", "a b", ".hidden"):
+        (tmp_path / f"{name}-{'0' * 12}.partial").mkdir()
+    assert [stage.stage for stage in run_progress(tmp_path).stages] == ["one"]
+    assert "\x1b" not in smolrecipe("status", tmp_path, check=0).stdout
+
+
 @pytest.mark.parametrize(("make", "said"), [(False, "it is no folder"), (True, "it has no stages in it")])
 def test_what_is_no_run_is_refused(tmp_path: Path, smolrecipe: Run, make: bool, said: str) -> None:
     if make:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_runs import Run, pretrain, save_model, whole_run
+from hub_runs import Run, pretrain, save_model
 from huggingface_hub import ModelCard
 
 from smolrecipe import RecipeError
@@ -21,20 +21,11 @@ from smolrecipe_hub.card import Asked, write_card
 from smolrecipe_hub.lineage import find_model, trace
 from smolrecipe_hub.markdown import code, text
 
+pytest_plugins = ["hub_fixtures"]
+"""Where the fixtures come from."""
+
 Smolrecipe = Callable[..., subprocess.CompletedProcess[str]]
 SOURCES = frozenset({"hf_dataset", "files"})
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    save_model(folder)
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, model: Path) -> Run:
-    return whole_run(tmp_path, model)
 
 
 def card_of(folder: Path, stage: str | None = None, **asked: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_runs import Run, pretrain, save_model, whole_run
+from hub_runs import Run, pretrain
 from hub_server import Hub, serving
 from huggingface_hub import ModelCard
 
@@ -17,6 +17,9 @@ from smolrecipe import UserError
 from smolrecipe_hub.files import files_of
 from smolrecipe_hub.lineage import find_model, trace
 from smolrecipe_hub.revisions import revisions_of
+
+pytest_plugins = ["hub_fixtures"]
+"""Where the fixtures come from."""
 
 Smolrecipe = Callable[..., subprocess.CompletedProcess[str]]
 TOKEN = "hf_" + "abcdefghij" * 4
@@ -37,18 +40,6 @@ UPLOADED = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    save_model(folder)
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, model: Path) -> Run:
-    return whole_run(tmp_path, model)
 
 
 @pytest.fixture

@@ -10,14 +10,8 @@ from pathlib import Path
 import click
 
 from smolrecipe.cli.dry_run import Speed, dry_run, print_dry_run
-from smolrecipe.cli.plan_outlook import (
-    left_as_json,
-    outlook,
-    outlook_as_json,
-    stage_as_json,
-    stage_status,
-    sweep_left,
-)
+from smolrecipe.cli.plan_json import left_as_json, outlook_as_json, stage_as_json, stage_status
+from smolrecipe.cli.plan_outlook import outlook, sweep_left
 from smolrecipe.cli.plan_tables import devices_of, print_outlook, print_total
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
 from smolrecipe.cli.sweep_command import lacking_of, note_what_is_dropped

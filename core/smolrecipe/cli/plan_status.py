@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from smolrecipe.comparing.changes import ABSENT
+from smolrecipe.cli.value_words import value_in_words
 from smolrecipe.comparing.why import Difference, Explained, Why
-from smolrecipe.recipe.sweep_names import value_text
 from smolrecipe.strict_json import printable
 
 _LONGEST = 16
@@ -41,18 +40,11 @@ def _words(difference: Difference) -> str:
     if difference.kind == "option":
         if difference.order:
             return f"order of {what}"
-        return f"{what} {_value(difference.old)} -> {_value(difference.new)}"
+        return f"{what} {value_in_words(difference.old, _LONGEST)} -> {value_in_words(difference.new, _LONGEST)}"
     if difference.kind == "plugin":
         return f"plugin {what}"
     if difference.kind == "data":
         return f"data behind {what}"
     if difference.kind == "name":
-        return f"was {_value(difference.old)}"
+        return f"was {value_in_words(difference.old, _LONGEST)}"
     return what
-
-
-def _value(value: object) -> str:
-    if value is ABSENT:
-        return "nothing"
-    text = printable(" ".join(value_text(value).split()) or '""')
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -11,13 +11,12 @@ from typing import Any
 import click
 
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
+from smolrecipe.cli.value_words import value_in_words
 from smolrecipe.comparing.changes import ABSENT
 from smolrecipe.comparing.sides import side_of_plan
 from smolrecipe.comparing.why import Difference, Explained, Explainer, Why
 from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.plan import Plan, PlannedStage
-from smolrecipe.recipe.sweep_names import value_text
-from smolrecipe.strict_json import printable
 
 _LONGEST = 60
 """Characters of a value."""
@@ -160,12 +159,9 @@ def _place(difference: Difference) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is ABSENT:
-        return "nothing"
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return value[:12]
-    text = printable(" ".join(value_text(value).split()) or '""')
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return value_in_words(value, _LONGEST)
 
 
 def _as_json(label: str, told: Why) -> dict[str, Any]:

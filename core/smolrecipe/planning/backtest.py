@@ -1,7 +1,8 @@
 """The estimate held against runs whose time is published: where the error bar of a plan comes from.
 
 Each anchor says how many operations a run needed and what it took. The estimate with the plan's own assumptions is
-compared with that, and the fastest and the slowest of them, against the estimate, are the bar.
+compared with that, and the fastest and the slowest of them, against the estimate, are the bar. The default MFU is that
+of the first anchor, which with it says nothing; the next three are the same training, counted in other ways.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _PRETRAINED = 4_720_000 * 2_359_296
 
 ANCHORS: Sequence[Anchor] = (
     Anchor(
-        name="SmolLM3 pretraining, 384 H100, 24 days",
+        name="SmolLM3, 384 H100, 24 days: the default MFU",
         tokens=_PRETRAINED,
         flops_per_token=_flops(SMOLLM3, 4096),
         gpu_hours=384 * 24 * 24,

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from attrs import asdict, evolve, frozen
 
 from smolrecipe.errors import StageError
+from smolrecipe.running.held_file import is_held
 from smolrecipe.strict_json import read_json
 
 NOTES_FOLDER = ".processes"
@@ -137,17 +138,7 @@ def read_notes(folder: Path) -> dict[int, Note]:
 
 def is_alive(folder: Path, rank: int) -> bool:
     """Whether the process that has written this note still runs; its children by ``fork`` count as it."""
-    try:
-        descriptor = os.open(_path(folder, rank), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(_path(folder, rank))
 
 
 def seems_alive(note: Note) -> bool:

@@ -112,7 +112,8 @@ def _digest(name: Any, said: Any) -> str:
 def _found(root: Path) -> Iterable[tuple[str, Path]]:
     """The stages that have folders, in a run that has not said which it has, the oldest first."""
     folders = {path.with_suffix("") for path in sorted(root.glob("*-*")) if path.is_dir()}
-    return [(folder.name.rpartition("-")[0], folder) for folder in sorted(folders, key=_begun)]
+    named = [(folder.name.rpartition("-")[0], folder) for folder in sorted(folders, key=_begun)]
+    return [(name, folder) for name, folder in named if is_stage_name(name) and is_stage_name(folder.name)]
 
 
 def _changed(path: Path) -> float:
@@ -135,7 +136,8 @@ def _stage_progress(name: str, folder: Path) -> StageProgress:
     notes = read_notes(partial)
     events = read_events(partial / METRICS_FILE)
     failed = next((note for note in notes.values() if note.state == "failed"), None)
-    told = max((event["time"] for event in events[-1:] if is_number(event.get("time"))), default=None)
+    last_told = events[-1].get("time") if events else None
+    told = last_told if is_number(last_told) else None
     if any(map(seems_alive, notes.values())) or (_elsewhere(notes.values()) and _is_recent(told)):
         status: Status = "running"
     else:
@@ -179,7 +181,7 @@ def _published(name: str, folder: Path) -> StageProgress:
         step=last.get("step"),
         steps=last.get("steps"),
         numbers=_numbers(last),
-        seconds=record["seconds"],
+        seconds=record["seconds"] if is_number(record["seconds"]) else None,
     )
 
 

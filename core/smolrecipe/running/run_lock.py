@@ -28,6 +28,7 @@ from pathlib import Path
 from attrs import asdict, frozen
 
 from smolrecipe.errors import RecipeError, UserError
+from smolrecipe.running.held_file import is_held
 from smolrecipe.running.redact import redact
 from smolrecipe.running.store import unwritable
 from smolrecipe.strict_json import read_mapping
@@ -212,23 +213,9 @@ def _holder_of_a_stage(run: Path) -> Holder | None:
     if run.name != LOCK_FILE:
         return None
     for path in sorted(run.parent.glob(f"*{_SUFFIX}")):
-        if path.name not in (LOCK_FILE, COMMON_FILE) and _is_locked(path):
+        if path.name not in (LOCK_FILE, COMMON_FILE) and is_held(path):
             return _read(path)
     return None
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _open(path: Path) -> int:
