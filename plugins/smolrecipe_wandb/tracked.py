@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -24,10 +25,17 @@ def open_run(options: WandbOptions, context: StageContext) -> Callable[[Mapping[
     once and trains on.
     """
     # Neither the command line, nor the source, nor what the stage prints: secrets may stand in them.
+    # No links either: an artifact consists of regular files.
     settings = wandb.Settings(
-        console="off", disable_code=True, disable_git=True, save_code=False, x_disable_meta=True, x_disable_stats=True
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        silent=True,
+        symlink=False,
+        x_disable_meta=True,
+        x_disable_stats=True,
     )
-    settings.silent = True
     identity = hashlib.sha256(f"{context.recipe}/{context.folder.name}".encode()).hexdigest()[:16]
     try:
         run = wandb.init(
@@ -47,7 +55,15 @@ def open_run(options: WandbOptions, context: StageContext) -> Callable[[Mapping[
             f"wandb is not told of this stage ({' '.join(str(error).split())}): all metrics are in metrics.jsonl"
         )
         return lambda event: None
+    _delete_links(context.folder / "wandb")
     return _Told(run, context)
+
+
+def _delete_links(folder: Path) -> None:
+    """W&B links its service's log, which lies elsewhere, whatever the settings say."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 class _Told:

@@ -138,8 +138,19 @@ def _check_folder(component: Tracker, options: Any) -> None:
                 f"tracker '{component.name}' writes '{outside[0].relative_to(folder)}' into the working or the home "
                 "folder: write below context.folder, which is published with what the stage has made"
             )
+        odd = [path for path in sorted((folder / "stage").rglob("*")) if path.is_symlink() or not _is_plain(path)]
+        if odd:
+            left = odd[0].relative_to(folder / "stage")
+            broken(
+                f"tracker '{component.name}' leaves '{left}', a link or no regular file: a stage with such a thing in its "
+                "folder is not published"
+            )
         if (folder / "stage" / METRICS_FILE).read_bytes() != before:
             broken(f"tracker '{component.name}' writes into {METRICS_FILE}, which is the runner's: take another name")
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
 
 
 def _check_resumes(component: Tracker, options: Any) -> None:

@@ -129,6 +129,12 @@ def writes_metrics(options, context):
     return lambda event: (context.folder / "metrics.jsonl").write_text(str(event))
 
 
+def links_elsewhere(options, context):
+    (context.folder / "latest").unlink(missing_ok=True)
+    (context.folder / "latest").symlink_to("metrics.jsonl")
+    return to_text(options, context)
+
+
 def needs_an_empty_folder(options, context):
     (context.folder / "tried").mkdir()
     return to_text(options, context)
@@ -174,6 +180,7 @@ MUTANTS = {
         (writes_here, "log.txt"),
         (writes_home, ".tried"),
         (writes_metrics, "the runner's"),
+        (links_elsewhere, "leaves 'latest', a link or no regular file"),
     ],
     "it goes on after an interruption": [
         (needs_an_empty_folder, "FileExistsError"),
