@@ -142,8 +142,8 @@ def _check_folder(component: Tracker, options: Any) -> None:
         if odd:
             left = odd[0].relative_to(folder / "stage")
             broken(
-                f"tracker '{component.name}' leaves '{left}', a link or no regular file: a stage with such a thing in its "
-                "folder is not published"
+                f"tracker '{component.name}' leaves '{left}', a link or no regular file: a stage with such a thing in "
+                "its folder is not published"
             )
         if (folder / "stage" / METRICS_FILE).read_bytes() != before:
             broken(f"tracker '{component.name}' writes into {METRICS_FILE}, which is the runner's: take another name")
