@@ -146,9 +146,10 @@ class StageKind(Component):
     """A kind of stage: ``run(options, context)`` does the work in processes of its own and returns what it made.
 
     ``produces(options)`` names what the artifact holds, for stages that consume it: ``"tokenizer"``, ``"tokens"``,
-    ``"checkpoint"`` (the training engine's own), ``"hf-model"``. A reason instead of a true value says why these
-    options do not produce it: ``{"hf-model": "component 'x' has no Hugging Face counterpart"}``. A checkpoint that is
-    published besides the final one is ``"hf-model@<name>"``; recipes write ``from: stage@<name>``.
+    ``"checkpoint"`` (the training engine's own), ``"hf-model"``, ``"scores"`` (``scores`` in its record's summary: by
+    model and task, mappings with ``score``, ``metric``, ``stderr`` and ``samples``). A reason instead of a true value
+    says why these options do not produce it: ``{"hf-model": "component 'x' has no Hugging Face counterpart"}``. A
+    checkpoint that is published besides the final one is ``"hf-model@<name>"``; recipes write ``from: stage@<name>``.
 
     ``verify(options, context)`` compares what a stage of this kind has published with what its options ask for, by
     means that are independent of how it was made; it only reads. ``dry_run(options)`` builds the stage's layout

@@ -37,8 +37,16 @@ class EvaluateOptions:
     problems: Mapping[str, Use[Source]] = option(
         factory=dict,
         ordered=False,
-        doc="sources of problems with one right answer; each becomes a task, prompted through the model's own chat "
-        "template, answered greedily and scored by exact match",
+        doc="sources of problems with one right answer; each becomes a task, answered greedily and scored by exact "
+        "match",
+    )
+    problem_prompts: Literal["chat", "plain"] = option(
+        default="chat",
+        doc="chat: problems are prompted through the model's own chat template. plain: the text of their messages is "
+        "continued as it stands, for models that have learned no chat",
+    )
+    stop: list[str] = option(
+        factory=list, doc="texts that end the answer to a problem, besides the model's end of sequence"
     )
     tasks: list[str] = option(factory=list, doc="names of lm-eval's own tasks, groups or tags")
     num_fewshot: int | None = option(
@@ -128,7 +136,7 @@ def smolrecipe_stages() -> Iterable[StageKind]:
         requires=("lm_eval", "accelerate", "torch", "transformers"),
         extra="eval",
         run=run,
-        produces=lambda options: {},
+        produces=lambda options: {"scores": True},
         devices=lambda options: Devices(device=options.device),
         verify=verify,
         workload=workload,

@@ -125,19 +125,21 @@ def _run_problems(
     )
     tasks = []
     for task_name, of_task in rows.items():
-        rendered = problems.prompts(of_task, tokenizer, name)
+        chat = options.problem_prompts == "chat"
+        rendered = problems.prompts(of_task, tokenizer, name) if chat else problems.plain_prompts(of_task)
         lengths = [len(lm.tok_encode(prompt)) for prompt in rendered]
         longest = max(lengths)
         if not min(lengths):
             raise StageError(
-                f"the chat template of '{name}' renders row {lengths.index(0)} of '{task_name}' as no token at all"
+                f"the prompt of row {lengths.index(0)} of '{task_name}' is no token at all for '{name}'"
             )
         if longest + options.max_new_tokens > lm.max_length:  # lm-eval would cut the prompt's start off
             raise StageError(
                 f"'{name}' takes {lm.max_length} tokens, but '{task_name}' has prompts of {longest} and "
                 f"'max_new_tokens' is {options.max_new_tokens}"
             )
-        tasks.append(problems.task(task_name, of_task, rendered, tokenizer.eos_token, options.max_new_tokens))
+        ends = [tokenizer.eos_token, *options.stop]
+        tasks.append(problems.task(task_name, of_task, rendered, ends, options.max_new_tokens))
     return _simple_evaluate(lm, tasks, options, task_manager=TaskManager(include_defaults=False), log_samples=True)
 
 

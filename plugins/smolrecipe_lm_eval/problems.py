@@ -61,11 +61,16 @@ def prompts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBas
     return rendered
 
 
+def plain_prompts(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The text of each problem's messages, one behind the other, as it stands."""
+    return ["\n".join(str(message["content"]) for message in row["messages"]) for row in rows]
+
+
 def task(
-    name: str, rows: Sequence[Mapping[str, Any]], rendered: Sequence[str], end: str, max_new_tokens: int
+    name: str, rows: Sequence[Mapping[str, Any]], rendered: Sequence[str], ends: Sequence[str], max_new_tokens: int
 ) -> ConfigurableTask:
-    """An lm-eval task: continue each rendered prompt greedily up to ``end``; right if it is the answer, spaces around
-    it aside.
+    """An lm-eval task: continue each rendered prompt greedily up to one of ``ends``; right if it is the answer, spaces
+    around it aside.
     """
     documents = Dataset.from_list(
         [{"prompt": prompt, "answer": str(row["answer"]).strip()} for prompt, row in zip(rendered, rows, strict=True)]
@@ -79,7 +84,7 @@ def task(
             "doc_to_text": _prompt,
             "doc_to_target": _answer,
             "num_fewshot": 0,
-            "generation_kwargs": {"until": [end], "max_gen_toks": max_new_tokens, "do_sample": False},
+            "generation_kwargs": {"until": list(ends), "max_gen_toks": max_new_tokens, "do_sample": False},
             "filter_list": [
                 {
                     "name": "answer",

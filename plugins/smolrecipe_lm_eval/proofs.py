@@ -59,7 +59,7 @@ def _answers_again(name: str, answers: list[dict[str, Any]], folder: Path, optio
     for answer in chosen:
         prompt = tokenizer(answer["prompt"], add_special_tokens=False, return_tensors="pt").input_ids
         given = _continue_greedily(model, prompt, tokenizer.eos_token_id, options.max_new_tokens)
-        text = _after_thinking(tokenizer, given, options.think_end)
+        text = _up_to(options.stop, _after_thinking(tokenizer, given, options.think_end))
         if text != answer["given"]:
             differing.append(f"'{answer['task']}', {answer['prompt'][-60:]!r}: {text!r}, published {answer['given']!r}")
     return _verdict(name, model.dtype, differing, len(chosen))
@@ -88,6 +88,11 @@ def _after_thinking(tokenizer: Any, tokens: list[int], think_end: str) -> str:
         last = max((index for index, token in enumerate(tokens) if token == end), default=-1)
         return str(tokenizer.decode(tokens[last + 1 :], skip_special_tokens=True)).strip()
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).rpartition(think_end)[2].strip()
+
+
+def _up_to(stop: list[str], text: str) -> str:
+    """The text before the first of the texts that end an answer."""
+    return min((text.partition(end)[0] for end in stop), key=len, default=text).strip()
 
 
 def _verdict(name: str, dtype: torch.dtype, differing: list[str], compared: int) -> Proof:
