@@ -142,7 +142,7 @@ def test_what_is_asked_about_the_shipped_recipes(plans: dict[str, Plan]) -> None
 
 
 def test_three_pretraining_stages_are_one_trajectory(plans: dict[str, Plan]) -> None:
-    for recipe in plans:
+    for recipe in plans.keys() - {"smollm3-claims"}:
         stages = [options(plans, recipe, name) for name in PRETRAINING]
         assert len({stage.trajectory_steps for stage in stages}) == 1
         assert sum(stage.steps for stage in stages) == stages[0].trajectory_steps
@@ -218,3 +218,11 @@ def test_a_missing_dataset_is_told_before_anything_runs(smolrecipe: Run, tmp_pat
     result = smolrecipe("run", "smollm3-tiny", "--set", source, check=2)
     assert "no file at" in result.stderr and "such.parquet" in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_seeds_of_a_claim_s_arms_belong_together(plans: dict[str, Plan]) -> None:
+    claims = options(plans, "smollm3-claims", "claims").claims
+    seeds = [
+        [str(model).rpartition("-")[2] for model in models] for of in claims.values() for models in of.arms.values()
+    ]
+    assert seeds == [list("12345")] * 2 * len(claims)
