@@ -100,6 +100,17 @@ class TokenStream:
             found[here] = ends + base
         return found
 
+    def lengths(self) -> dict[int, int]:
+        """How many documents there are of each length in tokens, their ends among these."""
+        found: dict[int, int] = {}
+        for file in self._files:
+            for first in range(0, file.documents, _CHECKED_AT_ONCE):
+                ends = file.ends[max(0, first - 1) : first + _CHECKED_AT_ONCE]
+                lengths = np.diff(ends, prepend=0) if first == 0 else np.diff(ends)
+                for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
+                    found[int(length)] = found.get(int(length), 0) + int(count)
+        return found
+
 
 @frozen
 class _TokenFile:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from smolrecipe import Artifact, Source, StageContext, StageError, Use
+from smolrecipe.lengths import in_bins
 from smolrecipe.stage import TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe_data.documents import SPLITS, DocumentCounts, collect
 from smolrecipe_data.options import TokenizeOptions
@@ -36,7 +37,7 @@ def tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
     """
     tokenizer = facts(context.input(options.tokenizer, TOKENIZER_FOLDER), options.end_of_document)
     tokens = context.folder / TOKENS_FOLDER
-    sources: dict[str, dict[str, int]] = {}
+    sources: dict[str, dict[str, Any]] = {}
     for number, (name, use) in enumerate(options.sources.items(), start=1):
         counts = _finished(name, context)
         if counts is None:
@@ -60,7 +61,7 @@ def tokenize(options: TokenizeOptions, context: StageContext) -> Artifact:
     return Artifact(summary={**_totals(sources), "vocab_size": tokenizer.vocab_size, "sources": sources})
 
 
-def _finished(name: str, context: StageContext) -> dict[str, int] | None:
+def _finished(name: str, context: StageContext) -> dict[str, Any] | None:
     """The counts of a source that an earlier attempt has finished, whole as it still is; ``None`` for any other.
 
     What is there of a finished one that is damaged is deleted.
@@ -86,7 +87,7 @@ def _finished(name: str, context: StageContext) -> dict[str, int] | None:
 
 def _tokenize_source(
     name: str, use: Use[Source], options: TokenizeOptions, tokenizer: TokenizerFacts, context: StageContext
-) -> tuple[dict[str, int], Files]:
+) -> tuple[dict[str, Any], Files]:
     """Counts and files of a source, which are then there."""
     scratch = context.folder / _SCRATCH_FOLDER / name
     documents = collect(
@@ -102,7 +103,7 @@ def _tokenize_source(
         ),
     )
     _require_documents(name, documents, options.held_out)
-    result = {
+    result: dict[str, Any] = {
         "documents": documents.train,
         "held_out_documents": documents.held_out,
         "characters": documents.characters,
@@ -135,6 +136,8 @@ def _tokenize_source(
                 f"the files in {target} do not hold what they should. Delete {context.folder} and run again"
             )
         result["tokens" if split == "train" else "held_out_tokens"] = stream.tokens
+        if split == "train":
+            result["lengths"] = in_bins(stream.lengths())
     return {"tokens": 0, "held_out_tokens": 0, **result}, files
 
 
@@ -164,7 +167,7 @@ def _now_and_then(tell: Callable[..., None]) -> Callable[..., None]:
     return maybe
 
 
-def _totals(sources: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+def _totals(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     keys = ("documents", "held_out_documents", "tokens", "held_out_tokens")
     return {key: sum(counts[key] for counts in sources.values()) for key in keys}
 

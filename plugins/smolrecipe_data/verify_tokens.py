@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from attrs import define, field
 from tokenizers import Tokenizer  # noqa: TID253
 
 from smolrecipe import Proof, StageContext, StageError
+from smolrecipe.lengths import end_of_bin
 from smolrecipe.stage import TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe_data.options import TokenizeOptions
 from smolrecipe_data.raw_files import Array, RawFile, raw_files
@@ -45,6 +47,8 @@ class _Findings:
     without_end: list[str] = field(factory=list)
     control_inside: list[str] = field(factory=list)
     hashes: dict[str, dict[bytes, str]] = field(factory=lambda: {split: {} for split in _SPLITS})
+    lengths: dict[str, list[Array]] = field(factory=dict)
+    """Of each source, the lengths of the documents that are trained on, a file at a time."""
     some: list[tuple[str, Array]] = field(factory=list)
     """A few documents with their places, without the token that ends them."""
 
@@ -97,6 +101,7 @@ def verify_tokens(options: TokenizeOptions, context: StageContext) -> Iterator[P
         )
     yield _round_trips(found, tokenizer)
     if everything:
+        yield _lengths(context.record()["summary"]["sources"], found)
         yield from _text_is_there(options, found, tokenizer, end)
 
 
@@ -141,6 +146,8 @@ def _read(file: RawFile, found: _Findings, vocabulary: int, end: int, part: floa
         return  # its documents cannot be told apart
     tokens = file.tokens(before, int(ends[-1]))
     found.tokens += len(tokens)
+    if file.path.parent.name == "train":
+        found.lengths.setdefault(file.path.parents[1].name, []).append(ends - starts)
     for place in np.flatnonzero(tokens >= vocabulary).tolist():
         found.not_in_vocabulary.append(f"{file.name}, token {before + place} is {int(tokens[place])}")
     for index in np.flatnonzero(tokens[ends - before - 1] != end).tolist():
@@ -156,6 +163,22 @@ def _read(file: RawFile, found: _Findings, vocabulary: int, end: int, part: floa
         hashes.setdefault(_hash(tokens[start:stop]), place)
         if index in chosen:
             found.some.append((place, tokens[start : stop - 1].copy()))
+
+
+def _lengths(told: Mapping[str, Any], found: _Findings) -> Proof:
+    """Each bin of the lengths that the stage published, counted in the indexes; every document is in one."""
+    wrong, counts = [], 0
+    for name, files in found.lengths.items():
+        lengths = np.concatenate(files)
+        of_source = {int(shortest): int(count) for shortest, count in told[name].get("lengths", {}).items()}
+        counts += len(of_source) + 1
+        for shortest, count in of_source.items():
+            there = int(((lengths >= shortest) & (lengths < end_of_bin(shortest))).sum())
+            if there != count:
+                wrong.append(f"'{name}' has {there:,} documents of {shortest} tokens or a bit more, {count:,} told")
+        if sum(of_source.values()) != len(lengths):
+            wrong.append(f"'{name}' has {len(lengths):,} documents, {sum(of_source.values()):,} in all bins")
+    return Proof.same("lengths are those of the documents", len(wrong), counts, of="counts", note=listed(wrong))
 
 
 def _control_tokens(tokenizer: Tokenizer, vocabulary: int) -> Array:

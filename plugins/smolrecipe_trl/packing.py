@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from trl import pack_dataset  # noqa: TID253
 
 from smolrecipe_trl.control_tokens import Rendered
 from smolrecipe_trl.options import SftOptions
-from smolrecipe_trl.row_files import Counts, Prepare
+from smolrecipe_trl.row_counts import Counts
+from smolrecipe_trl.row_files import Prepare
 from smolrecipe_trl.tokenising import Tokens, tokenise
 
 IGNORED = -100
@@ -35,7 +37,8 @@ def labelled(tokenizer: PreTrainedTokenizerBase, options: SftOptions, *, packing
         labels = ids.copy() if options.loss_on == "all" else numpy.where(tokens.marked, ids, IGNORED)
         if strategy != "wrapped":
             labels[:1] = IGNORED
-        counts = Counts(rows=1, rows_spelling_control_tokens=int(tokens.spells_control_tokens))
+        spells = int(tokens.spells_control_tokens)
+        counts = Counts(rows=1, lengths=Counter([len(ids)]), rows_spelling_control_tokens=spells)
         if strategy in ("bfd", "none") and len(ids) > options.max_length:
             counts.truncated_rows, counts.truncated_tokens = 1, len(ids) - options.max_length
             ids, labels = ids[: options.max_length], labels[: options.max_length]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -44,7 +45,8 @@ from smolrecipe_trl.preference_trainer import (
 )
 from smolrecipe_trl.processes import Processes, joined
 from smolrecipe_trl.rendering import ChatRenderer, RenderedPair
-from smolrecipe_trl.row_files import Counts, Prepare, RowFiles, RowTools, row_files
+from smolrecipe_trl.row_counts import Counts
+from smolrecipe_trl.row_files import Prepare, RowFiles, RowTools, row_files
 from smolrecipe_trl.sample_order import Steps, accumulation, plan_steps, row_order
 from smolrecipe_trl.tokenising import Tokens, tokenise
 from smolrecipe_trl.training import ROWS_FOLDER, TRAINER_FOLDER, CoursePlan, run_course
@@ -184,7 +186,8 @@ def tokenised_pairs(tokenizer: Any, max_length: int) -> Prepare:
 
     def row(chosen: Tokens, rejected: Tokens) -> tuple[dict[str, Any] | None, Counts]:
         spells = chosen.spells_control_tokens or rejected.spells_control_tokens
-        counts = Counts(rows=1, rows_spelling_control_tokens=int(spells))
+        lengths = Counter([len(chosen.ids), len(rejected.ids)])
+        counts = Counts(rows=1, lengths=lengths, rows_spelling_control_tokens=int(spells))
         chosen_ids, chosen_mask = half(chosen, counts)
         rejected_ids, rejected_mask = half(rejected, counts)
         if not chosen_mask.any() or not rejected_mask.any():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as compute
-from attrs import asdict, define, frozen
+from attrs import define, frozen
 from datasets import Dataset, Features, List, Value  # noqa: TID253
 from datasets.arrow_writer import ArrowWriter  # noqa: TID253
 
@@ -22,6 +22,7 @@ from smolrecipe import Source, StageContext, StageError, Use
 from smolrecipe.durable import discard
 from smolrecipe_trl.conversations import Refusals
 from smolrecipe_trl.processes import Processes
+from smolrecipe_trl.row_counts import Counts, counts_told
 from smolrecipe_trl.row_sample import RowSample
 from smolrecipe_trl.row_values import UnusableRowError
 from smolrecipe_trl.seals import damage, seal
@@ -32,25 +33,6 @@ _BATCH_CHARACTERS = 1 << 23
 _COUNTS_FILE = "counts.json"
 _TRAIN = "train"
 _HELD_OUT = "held_out"
-
-
-@define
-class Counts:
-    """What became of a source's rows."""
-
-    rows: int = 0
-    tokens: int = 0
-    learned_tokens: int = 0
-    truncated_rows: int = 0
-    truncated_tokens: int = 0
-    rows_without_loss: int = 0
-    """Rows of which no token would be learned. They are left out."""
-    rows_of_equal_answers: int = 0
-    """Pairs of which both answers are the same, after truncation: they prefer nothing. They are left out."""
-    dropped_tokens: int = 0
-    """Tokens of the rows that are left out, after truncation."""
-    rows_spelling_control_tokens: int = 0
-    """Rows in which a message spells a token such as ``<|im_end|>``: it is tokenised as the text that it is."""
 
 
 Columns = Mapping[str, list[int]]
@@ -113,7 +95,7 @@ class RowFiles:
     def summary(self) -> dict[str, Any]:
         """The same as counts."""
         return {
-            "sources": {name: asdict(counts) for name, counts in self.counts.items()},
+            "sources": {name: counts.told() for name, counts in self.counts.items()},
             "arguments_not_read": dict(self.unread),
         }
 
@@ -152,7 +134,7 @@ def row_files(
     return RowFiles(
         train=_open(folder, _TRAIN),
         held_out={name: _open(folder, f"{_HELD_OUT}-{number}") for number, name in enumerate(held_out)},
-        counts={name: Counts(**counts) for name, counts in found["counts"].items()},
+        counts={name: counts_told(counts) for name, counts in found["counts"].items()},
         unread=found["unread"],
         identity=found["identity"],
     )
@@ -201,7 +183,7 @@ def _make(
         (partial / "arranged.arrow").replace(partial / f"{_TRAIN}.arrow")
     sample.write(partial)
     found = {
-        "counts": {name: asdict(count) for name, count in counts.items()},
+        "counts": {name: count.told() for name, count in counts.items()},
         "unread": dict(made.unread),
         "identity": _identity(_open(partial, _TRAIN)),
     }
@@ -248,8 +230,7 @@ def _read(use: Use[Source], label: str, look_around: Callable[[], None]) -> Iter
 
 def _counted(prepared: list[tuple[Columns | None, Counts]], total: Counts) -> Iterator[Columns | None]:
     for columns, counts in prepared:
-        for field, value in asdict(counts).items():
-            setattr(total, field, getattr(total, field) + value)
+        total.add(counts)
         yield columns
 
 

@@ -26,7 +26,8 @@ from smolrecipe_trl.conversations import Refusals, conversation, pair
 from smolrecipe_trl.packing import IGNORED, labelled
 from smolrecipe_trl.preference import tokenised_pairs
 from smolrecipe_trl.rendering import ChatRenderer
-from smolrecipe_trl.row_files import Counts, _prepared
+from smolrecipe_trl.row_counts import Counts
+from smolrecipe_trl.row_files import _prepared
 
 SHORT, LONG = 2_000, 10_000
 LONGEST = 120.0

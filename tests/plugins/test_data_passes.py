@@ -1,13 +1,14 @@
 """One source, read again and again: no token lost or repeated in a pass, positions that know documents."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from data_tokens import document_lengths, firsts, naive_positions, write_tokens
 
 from smolrecipe import StageError
-from smolrecipe_data import passes
+from smolrecipe_data import passes, token_files
 from smolrecipe_data.passes import EndlessSource
 from smolrecipe_data.token_files import TokenStream
 
@@ -87,6 +88,13 @@ def test_positions_restart_where_documents_do(source, length, segments, monkeypa
 def test_tokens_of_two_bytes_are_read_as_such(source):
     lengths = document_lengths(30)
     assert read_rows(source(lengths, size=2), 20, 10).tolist() == read_rows(source(lengths, size=4), 20, 10).tolist()
+
+
+def test_lengths_are_counted_over_files_and_pieces_of_them(tmp_path, monkeypatch):
+    lengths = document_lengths(70)
+    monkeypatch.setattr(token_files, "_CHECKED_AT_ONCE", 4)
+    found = TokenStream(write_tokens(tmp_path / "source", lengths, files=3)).lengths()
+    assert found == Counter(lengths)
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -101,6 +101,12 @@ def content(folder):
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def bin_of(document) -> str:
+    """The name of its length's bin, by looking for it among the edges that there are."""
+    edges = [*range(1, 8), *(quarter * 2**power for power in range(1, 9) for quarter in range(4, 8))]
+    return str(max(edge for edge in edges if edge <= len(document)))
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_token_files_hold_a_direct_tokenisation_of_every_document(tmp_path, tokenizers, size):
     artifact, _ = run(tmp_path, tokenizers[size], sources={"numbers": numbers(count=200)})
@@ -122,6 +128,7 @@ def test_token_files_hold_a_direct_tokenisation_of_every_document(tmp_path, toke
         "empty_documents": 0,
         "repaired_documents": 0,
         "escaped_documents": 0,
+        "lengths": dict(sorted(Counter(map(bin_of, expected["train"])).items(), key=lambda pair: int(pair[0]))),
     }
     assert 20 <= len(expected["held_out"]) <= 60
     about = json.loads((tmp_path / "tokens" / "tokens.json").read_text())

@@ -98,6 +98,7 @@ def test_good_token_files_hold(tokens: Path, tokenizer: Path) -> None:
         "no control token is inside a document": "0 of 100 documents differ",
         "no held-out document is trained on": found["no held-out document is trained on"].measured,
         "documents survive decoding and encoding": "0 of 64 documents differ",
+        "lengths are those of the documents": found["lengths are those of the documents"].measured,
         "the sources' text is in the files": "0 of 100 texts differ",
     }
 
@@ -134,6 +135,14 @@ def miscount(folder: Path) -> None:
     (folder / "stage.json").write_text(json.dumps(content))
 
 
+def misjudge_length(folder: Path) -> None:
+    content = json.loads((folder / "stage.json").read_text())
+    lengths = content["summary"]["sources"]["two"]["lengths"]
+    lengths[min(lengths, key=int)] += 1
+    lengths[max(lengths, key=int)] -= 1
+    (folder / "stage.json").write_text(json.dumps(content))
+
+
 def train_on_held_out(folder: Path) -> None:
     for path in (folder / "tokens" / "two" / "held_out").iterdir():
         shutil.copyfile(path, folder / "tokens" / "one" / "train" / path.name.replace("00000", "00002", 1))
@@ -159,6 +168,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         train_on_held_out,
         "is one/train/00002_00000_doc_shuffled.ds, document",
     ),
+    "lengths are those of the documents": (misjudge_length, "'two' has "),
     "the sources' text is in the files": (lambda folder: write(folder, 1, 3), " of 'one': 'one "),
 }
 

@@ -60,7 +60,9 @@ def test_truncation_and_rows_without_loss_are_counted_and_said(
     messages = [event["message"] for event in said]
     assert any("2 of 4 rows were longer than max_length" in message for message in messages)
     assert any("2 of 4 rows have no token to learn" in message for message in messages)
-    assert rows.summary()["sources"]["a"]["truncated_tokens"] == counts.truncated_tokens
+    told = rows.summary()["sources"]["a"]
+    assert told["truncated_tokens"] == counts.truncated_tokens
+    assert sum(told["lengths"].values()) == 4 and max(map(int, told["lengths"])) > 80  # before anything is cut
 
 
 def test_a_source_without_any_token_to_learn_is_an_error(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -220,6 +222,7 @@ def test_pairs_are_cut_at_max_length_and_dropped_where_no_answer_is_left(tokeniz
     assert counts.truncated_tokens == 3 + max(0, len(whole["chosen_ids"]) - shorter) and counts.truncated_rows == 1
     columns, counts = pair_columns(tokenizer, PAIR, length=10)
     assert columns is None and counts.rows_without_loss == 1
+    assert sorted(counts.lengths.elements()) == sorted(len(whole[f"{side}_ids"]) for side in ("chosen", "rejected"))
 
 
 # The sample that is published

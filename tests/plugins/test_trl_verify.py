@@ -200,6 +200,15 @@ def summary(*path: Any, by: int) -> Callable[[Path], None]:
     return lambda folder: edit_json(folder / "stage.json", edit)
 
 
+def lengthen_a_row(folder: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        lengths = content["summary"]["sources"]["sums"]["lengths"]
+        lengths[next(iter(lengths))] -= 1
+        lengths["1000"] = 1
+
+    edit_json(folder / "stage.json", edit)
+
+
 def rate(step: int, factor: float) -> Callable[[Path], None]:
     return lambda folder: edit_steps(folder, lambda event: event.update(lr=event["lr"] * factor), step)
 
@@ -223,6 +232,7 @@ def rate(step: int, factor: float) -> Callable[[Path], None]:
         (summary("documents", by=-1), "rows and tokens add up", "sources keep 64 rows, a pass has 63"),
         (summary("sources", "sums", "rows", by=1), "no row and no token is lost", "'sums' has 64 rows"),
         (summary("sources", "sums", "truncated_tokens", by=5), "no row and no token is lost", "'sums' has"),
+        (lengthen_a_row, "no row and no token is lost", "rows of 1000 to"),
         (
             lambda folder: edit_json(
                 folder / "stage.json", lambda content: content["measures"][0].update(after=1.234567)

@@ -3,12 +3,14 @@ the held-out loss once more by plain ``transformers``."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import evolve
 
 from smolrecipe import Proof, Source, StageContext, Use
+from smolrecipe.lengths import end_of_bin, in_bins
 from smolrecipe.stage import MODEL_FOLDER
 from smolrecipe_trl.conversations import conversation
 from smolrecipe_trl.held_out import ACCURACY, LOSS
@@ -100,7 +102,7 @@ def published_row(row: Mapping[str, Any]) -> Published:
 def _sums(options: SftOptions, summary: Mapping[str, Any]) -> Proof:
     """Whether the counts of the summary agree with each other."""
     sources = [summary["sources"][name] for name in options.data]
-    total = {name: sum(source[name] for source in sources) for name in sources[0]}
+    total = {name: sum(source[name] for source in sources) for name in sources[0] if name != "lengths"}
     kept = total["rows"] - total["rows_without_loss"]
     learned, per_pass = total["learned_tokens"], summary["learned_tokens_per_pass"]
     steps = plan_steps(summary["training_rows"], options)
@@ -133,6 +135,7 @@ def _counted_again(reader: TurnReader, options: SftOptions, summary: Mapping[str
             "rows": found["rows"],
             "tokens": found["tokens"] + found["truncated_tokens"] + found.get("dropped_tokens", 0),
             "learned tokens": found["learned_tokens"],
+            **{_rows_of(shortest): rows for shortest, rows in found.get("lengths", {}).items()},
         }
         if told["tokens"] > _COUNTED_TOKENS:
             continue
@@ -142,11 +145,12 @@ def _counted_again(reader: TurnReader, options: SftOptions, summary: Mapping[str
             continue
         sources_counted += 1
         counted += again["tokens"]
-        differing += sum(abs(number - told[name]) for name, number in again.items())
+        names = [name for name in {**again, **told} if name != "learned tokens" or name in again]
+        wrong = {name: (again.get(name, 0), told.get(name, 0)) for name in names if again.get(name) != told.get(name)}
+        differing += sum(abs(number - said) for number, said in wrong.values())
         notes += [
-            f"source '{label}' has {number:,} {name}, the summary says {told[name]:,}"
-            for name, number in again.items()
-            if number != told[name]
+            f"source '{label}' has {number:,} {name}, the summary says {said:,}"
+            for name, (number, said) in wrong.items()
         ]
     if counted:
         of = f"tokens of {sources_counted} of {len(sources)} sources"
@@ -154,8 +158,10 @@ def _counted_again(reader: TurnReader, options: SftOptions, summary: Mapping[str
 
 
 def _count(reader: TurnReader, use: Use[Source], options: SftOptions, packing: str) -> dict[str, int]:
-    """Rows and tokens of a source, and its learned tokens unless a row does not tell its turns apart."""
+    """Rows and tokens of a source, its learned tokens unless a row does not tell its turns apart, and its rows of each
+    length before they are cut."""
     again = {"rows": 0, "tokens": 0, "learned tokens": 0}
+    lengths: Counter[int] = Counter()
     unclear = False
     for row in use.component.read(use.options):
         again["rows"] += 1
@@ -166,9 +172,14 @@ def _count(reader: TurnReader, use: Use[Source], options: SftOptions, packing: s
             unclear, told = True, conversation(row)
             tokens = len(reader.render(told.messages, told.arguments))
         again["tokens"] += tokens
+        lengths[tokens] += 1
     if unclear:
         del again["learned tokens"]
-    return again
+    return again | {_rows_of(shortest): rows for shortest, rows in in_bins(lengths).items()}
+
+
+def _rows_of(shortest: str) -> str:
+    return f"rows of {shortest} to {end_of_bin(int(shortest)) - 1} tokens"
 
 
 def _held_out_again(
