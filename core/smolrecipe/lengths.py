@@ -1,6 +1,6 @@
-"""Lengths of documents in bins that grow with them, so that records of any data are small and can be laid side by side.
+"""Lengths of documents in bins that grow with them: records of any data are small, and can be laid side by side.
 
-A bin is named by the shortest length in it: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... - four to each power of two.
+A bin is named by the shortest length in it: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ..., four to a power of two.
 Records have them as ``{"96": 3}``: three documents of 96 to 111 tokens.
 """
 

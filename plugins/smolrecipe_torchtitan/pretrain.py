@@ -27,6 +27,7 @@ from smolrecipe_torchtitan.hugging_face import check_import, config_differences,
 from smolrecipe_torchtitan.metrics import not_finite
 from smolrecipe_torchtitan.on_the_way import ModelsOnTheWay
 from smolrecipe_torchtitan.options import PretrainOptions
+from smolrecipe_torchtitan.row_sample import read_by, write_row_sample
 from smolrecipe_torchtitan.start import Start, check_optimizer, check_weights, damaged, find_start
 from smolrecipe_torchtitan.together import sentences_of_others
 from smolrecipe_torchtitan.tokenizer import TokenizerFacts, read_tokenizer
@@ -91,6 +92,7 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
         options, context, model=model, rows=rows, start=start, names=names, heed=context.heed_stop(), saved=saved
     )
     trained = _train(config, context, start=start, names=names, model=model, held_out=held_out, models=models)
+    samples = options.steps * options.global_batch
     on_the_way: list[int] = []
     if context.rank == 0:
         checkpoints = leave_published(
@@ -99,17 +101,20 @@ def run(options: PretrainOptions, context: StageContext) -> Artifact:
         if exports:
             export(checkpoints[0][1], context.folder / MODEL_FOLDER)
         on_the_way = models.hand_over()
+        write_row_sample(context.folder, rows, samples)
     return Artifact(
         measures=_measures(context, trained, len(held_out)),
         summary={
             "parameters": _count_parameters(model),
             "first_step": start.step + 1,
             "steps": options.steps,
-            "tokens": options.steps * options.global_batch * options.sequence_length,
+            "tokens": samples * options.sequence_length,
             "last_loss": _last_loss(context),
             "started_from": str(options.from_ or "a new model"),
             **({"published": on_the_way} if on_the_way else {}),
             "data": dict(rows.summary()),
+            "read": read_by(rows, samples),
+            "documents_apart": model.restart_positions,
         },
     )
 

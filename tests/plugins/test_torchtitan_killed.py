@@ -51,6 +51,7 @@ def test_what_nothing_happens_to_saves_and_publishes_as_it_says(trainings: Train
         "model/model.safetensors",
         "model/tokenizer.json",
         "model/tokenizer_config.json",
+        "row_sample.parquet",
     ]
 
 

@@ -46,7 +46,9 @@ def test_models_lie_where_recipes_find_them_and_nothing_else_is_left(trainings: 
     ]
     models = [f"checkpoints/step-{step}/model/{file}" for step in (2, 4, 6) for file in MODEL]
     last = [f"model/{file}" for file in MODEL]
-    assert sorted(files_of(trainings.folder / "published")) == sorted([*sealed, *models, *last, "held_out.json"])
+    assert sorted(files_of(trainings.folder / "published")) == sorted(
+        [*sealed, *models, *last, "held_out.json", "row_sample.parquet"]
+    )
 
 
 @pytest.mark.parametrize("step", [2, 6])

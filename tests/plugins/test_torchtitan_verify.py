@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from attrs import evolve
+from pyarrow import Table, parquet
 from safetensors.torch import load_file, save_file
 from titan_toys import (
     ADAM,
+    BATCH,
     DOCUMENTS,
     FASTER,
     LENGTH,
@@ -52,11 +54,13 @@ ALWAYS = [
     "weight decay is on exactly its parameters",
     "model/ is the last checkpoint, bit for bit",
     "config.json is the recipe's model",
+    "published rows are those trained on",
     "labels: no first token of a document, no padding",
     "the end of a document is learned",
     "inputs are the rows' tokens",
 ]
 POSITION = "a next stage would go on behind the last sample"
+READ = "what was read of each source is between two checkpoints"
 APART = ["documents do not see each other", "though a document sees itself"]
 
 
@@ -79,7 +83,7 @@ def proofs_of(published: Path, name: str, options: PretrainOptions, artifact: Pa
 )
 def test_all_holds_of_what_was_trained(published: Path, name: str, options: PretrainOptions, more: list[str]) -> None:
     proofs = proofs_of(published, name, options)
-    assert list(proofs) == [*ALWAYS, *more, POSITION]
+    assert list(proofs) == [*ALWAYS, *more, POSITION, READ]
     assert [(claim, proof.note) for claim, proof in proofs.items() if not proof.holds] == []
     assert proofs["weight decay is on exactly its parameters"].measured == "19 with, 1 without"
 
@@ -158,6 +162,20 @@ def move_data(artifact: Path) -> None:
     )
 
 
+def edit_sample(column: str, value: Any, place: int | None = None) -> Callable[[Path], None]:
+    def damage(artifact: Path) -> None:
+        path = artifact / "row_sample.parquet"
+        table = parquet.read_table(path)
+        lines = table.to_pylist()
+        if place is None:
+            lines[0][column] = value
+        else:
+            lines[0][column][place] = value
+        parquet.write_table(Table.from_pylist(lines, table.schema), path)
+
+    return damage
+
+
 def flip_bit(artifact: Path) -> None:
     path = artifact / "checkpoints" / f"step-{STEPS}" / "process-0.safetensors"
     content = bytearray(path.read_bytes())
@@ -170,6 +188,7 @@ RATES, STEP, WHOLE = (
     "every step was made",
     "checkpoints are whole, up to the last step",
 )
+SHOWN = "published rows are those trained on"
 EXPORT = "model/ is the last checkpoint, bit for bit"
 
 
@@ -190,6 +209,14 @@ EXPORT = "model/ is the last checkpoint, bit for bit"
             "no_rope_layers is [1, 0], in the recipe [1, 1]",
         ),
         (move_data, POSITION, "'made-up' is 7 and should be"),
+        (edit_summary(read={"made-up": STEPS}), READ, f"'made-up' {STEPS}, not {STEPS * BATCH}"),
+        (edit_sample("input_ids", 3, place=5), SHOWN, "input_ids of row 0"),
+        (edit_sample("labels", -100, place=2), SHOWN, "labels of row 0"),
+        (edit_sample("document_starts", [0]), SHOWN, "document_starts of row 0"),
+        (edit_sample("row", 1), SHOWN, "input_ids of row 1"),
+        (edit_sample("row", STEPS * BATCH), SHOWN, f"row {STEPS * BATCH} is none of the"),
+        (edit_sample("source", "web"), SHOWN, "source of row 0"),
+        (lambda artifact: (artifact / "row_sample.parquet").unlink(), SHOWN, "has no row_sample.parquet"),
         (edit_weights(drop), EXPORT, "extra is one too many, model.norm.weight is missing"),
     ],
 )
@@ -197,7 +224,7 @@ def test_damage_is_named(
     published: Path, tmp_path: Path, damage: Callable[[Path], None], claim: str, words: str
 ) -> None:
     notes = broken(published, tmp_path, FIRST, damage)
-    assert set(notes) == {claim}
+    assert set(notes) == {claim, READ} if damage is move_data else {claim}
     assert words in notes[claim]
 
 

@@ -7,16 +7,19 @@ model that keeps documents apart then gives every other document the same logits
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch  # noqa: TID253
+from pyarrow import parquet
 from torchtitan.components.loss import IGNORE_INDEX  # noqa: TID253
 
-from smolrecipe import ModelDraft, Proof, StageContext, TokenRow
+from smolrecipe import ModelDraft, Proof, StageContext, TokenRow, TokenRows
 from smolrecipe.stage import TOKENIZER_FOLDER
 from smolrecipe_torchtitan.decoder import sees_documents
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.proofs.cpu_model import build_with
+from smolrecipe_torchtitan.row_sample import SAMPLE_FILE
 from smolrecipe_torchtitan.samples import collate
 from smolrecipe_torchtitan.start import Start
 from smolrecipe_torchtitan.tokenizer import read_tokenizer
@@ -46,10 +49,40 @@ def verify_rows(
     sample = [rows.row(number) for number in range(count)]
     special = read_tokenizer(context.input(options.tokenizer, TOKENIZER_FOLDER)).special
     documents = sees_documents(draft.decoder)
+    yield _published(context.folder / SAMPLE_FILE, rows, options.steps * options.global_batch)
     yield from labels_of_rows(sample, restart_positions=documents, eos=special["eos_token"], pad=special["pad_token"])
     if documents:
         model = build_with(draft, {name: weight.float() for name, weight in weights.items()})
         yield from documents_apart(model, pieces_of(sample), draft.decoder.vocab_size)
+
+
+def _published(path: Path, rows: TokenRows, samples: int) -> Proof:
+    """The rows that were published to be looked at, token by token, against what the packer gives now."""
+    claim = "published rows are those trained on"
+    if not path.is_file():
+        return Proof(claim=claim, holds=False, note=f"the artifact has no {SAMPLE_FILE}: run it again")
+    wrong, compared = [], 0
+    for line in parquet.read_table(path).to_pylist():
+        number = line["row"]
+        compared += 1
+        if not 0 <= number < samples:
+            wrong.append(f"row {number} is none of the {samples:,} of the stage")
+            continue
+        row = rows.row(number)
+        moved = [name for name, end in rows.position(number + 1).items() if end != rows.position(number).get(name, 0)]
+        length = len(row.positions)
+        starts = [at for at in range(length) if row.positions[at] == 0] + [length] * bool(row.last_starts_document)
+        learned = [at > 0 and at not in starts for at in range(length + 1)]
+        labels = [token if at else IGNORE_INDEX for token, at in zip(row.tokens.tolist(), learned, strict=True)]
+        for what, published, due in (
+            ("source", line["source"], " + ".join(moved)),
+            ("input_ids", line["input_ids"], row.tokens.tolist()),
+            ("document_starts", line["document_starts"], starts),
+            ("labels", line["labels"], labels),
+        ):
+            if published != due:
+                wrong.append(f"{what} of row {number}")
+    return Proof.same(claim, len(wrong), compared, of="rows", note="; ".join(wrong[:3]))
 
 
 def labels_of_rows(

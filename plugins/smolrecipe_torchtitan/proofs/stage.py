@@ -61,7 +61,7 @@ def verify(options: PretrainOptions, context: StageContext) -> Iterator[Proof]:
     if options.publish_every is not None:
         yield _published(options, context.folder / CHECKPOINTS_FOLDER, start.step)
     yield from verify_rows(options, context, start, draft, read_tensors(checkpoints[last], shapes))
-    yield from _data(options, context, start, contents)
+    yield from _data(options, context, start, contents, summary)
 
 
 def _published(options: PretrainOptions, folder: Path, before: int) -> Proof:
@@ -101,7 +101,9 @@ def _configured(options: PretrainOptions, folder: Path) -> Proof:
     return Proof.same("config.json is the recipe's model", len(wrong), len(wanted), of="keys", note="; ".join(wrong))
 
 
-def _data(options: PretrainOptions, context: StageContext, start: Start, contents: Contents) -> Iterator[Proof]:
+def _data(
+    options: PretrainOptions, context: StageContext, start: Start, contents: Contents, summary: Mapping[str, Any]
+) -> Iterator[Proof]:
     """Where the data stands after the stage, and what the packer itself can prove of the samples consumed."""
     packer, samples = options.data, options.steps * options.global_batch
     wanted = (context, options.sequence_length, options.seed, start.position)
@@ -117,6 +119,17 @@ def _data(options: PretrainOptions, context: StageContext, start: Start, content
         len(wrong),
         len(due),
         of="positions",
+        note="; ".join(wrong[:3]),
+    )
+    first = start.position or {}
+    read = {key: count for key, value in told.items() if (count := value - first.get(key, 0))}
+    said = summary.get("read", {})
+    wrong = [f"'{key}' {said.get(key)}, not {read.get(key)}" for key in read | said if read.get(key) != said.get(key)]
+    yield Proof.same(
+        "what was read of each source is between two checkpoints",
+        len(wrong),
+        len(read),
+        of="sources",
         note="; ".join(wrong[:3]),
     )
     if packer.component.verify is not None:
