@@ -86,10 +86,11 @@ def _is_text(value: Any) -> bool:
 
 
 def _are_digests(value: Any) -> bool:
-    return isinstance(value, dict) and all(is_stage_name(name) and _is_digest(item) for name, item in value.items())
+    return isinstance(value, dict) and all(is_stage_name(name) and is_digest(item) for name, item in value.items())
 
 
-def _is_digest(value: Any) -> bool:
+def is_digest(value: Any) -> bool:
+    """Whether this is the digest of a stage."""
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
@@ -121,7 +122,7 @@ _KEYS: Mapping[str, Callable[[Any], bool]] = {
     "recipe": _is_text,
     "stage": is_stage_name,
     "kind": _is_text,
-    "digest": _is_digest,
+    "digest": is_digest,
     "parents": _are_digests,
     "options": _are_options,
     "plugins": _are_plugins,

@@ -23,8 +23,11 @@ def smolrecipe_commands(cli: click.Group) -> None:
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to.  [default: RUN-report]")
 def report(run: Path, out: Path | None) -> None:
-    """Write a self-contained HTML page about a run, finished or not, and its figures as PNG files."""
-    from smolrecipe_report.reading import read_run
+    """Write a self-contained HTML page about a run, finished or not, and its figures as PNG files.
+
+    In the folder it writes to it replaces and removes what an earlier report wrote there, and nothing else.
+    """
+    from smolrecipe_report.last_run import last_run
 
     try:
         from smolrecipe_report.page import write_report
@@ -32,12 +35,12 @@ def report(run: Path, out: Path | None) -> None:
         raise RecipeError([f"'report' needs {error.name}; install it with: pip install 'smolrecipe[report]'"]) from None
     if not run.is_dir():
         raise RecipeError([f"{run} is no folder; name a run's folder, such as runs/smollm3-tiny"])
-    stages = read_run(run)
+    stages, earlier = last_run(run)
     if not stages:
         raise RecipeError([f"there is nothing to report: {run} has no stage in it, published or begun"])
     folder = out or run.absolute().with_name(f"{run.absolute().name}-report")
     try:
-        page = write_report(run.absolute(), stages, folder)
+        page = write_report(run.absolute(), stages, earlier, folder)
     except OSError as error:
         raise UserError(f"the report cannot be written to {folder} ({error.strerror})") from None
     click.echo(f"{page}: {len(stages)} stages")

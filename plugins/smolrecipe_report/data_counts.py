@@ -1,45 +1,40 @@
-"""What the stages' records count of their data: shares of a mixture, tokens, truncation, packing fill."""
+"""What the stages' records count of their data: rows, truncation and what was left out, packing fill; and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from smolrecipe_report.reading import Stage
 
 SOURCE_HEAD = (
-    *("stage", "source", "planned share", "rows or documents", "tokens in the source", "learned tokens"),
-    *("truncated rows", "truncated tokens", "dropped tokens"),
+    *("stage", "source", "rows or documents", "tokens", "learned tokens", "truncated rows", "truncated tokens"),
+    *("rows left out", "tokens left out"),
 )
 FILL_HEAD = ("stage", "packing", "rows", "documents", "tokens per pass", "passes", "fill")
 
+_LEFT_OUT = ("rows_without_loss", "rows_of_equal_answers", "empty_documents")
+
+
+def counted_sources(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The sources whose rows or documents a stage has counted, by name, with their counts."""
+    sources = stage.summary.get("sources")
+    for name, counts in sources.items() if isinstance(sources, dict) else ():
+        if isinstance(counts, dict):
+            yield name, counts
+
 
 def source_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
-    """A row for each source of each stage; what a stage does not record stays empty."""
+    """A row for each source of each stage that counts them; what a stage does not count stays empty."""
     for stage in stages:
-        summary = stage.record.get("summary", {})
-        data = summary.get("data")
-        sources = summary.get("sources") or (data.get("sources") if isinstance(data, dict) else None)
-        for name, counts in sources.items() if isinstance(sources, dict) else ():
-            if isinstance(counts, dict):
-                rows = counts.get("rows", counts.get("documents"))
-                keys = ("tokens", "learned_tokens", "truncated_rows", "truncated_tokens", "dropped_tokens")
-                found = (counts.get("share"), rows, *map(counts.get, keys))
-                yield stage.name, name, *("" if value is None else value for value in found)
-
-
-def planned_shares(stage: Stage) -> dict[str, float]:
-    """The share of each source in a stage that mixes them, as its record has it."""
-    data = stage.record.get("summary", {}).get("data")
-    sources = data.get("sources") if isinstance(data, dict) else None
-    if not isinstance(sources, dict):
-        return {}
-    shares = {name: counts.get("share") for name, counts in sources.items() if isinstance(counts, dict)}
-    return {
-        str(name): float(share)
-        for name, share in shares.items()
-        if isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
-    }
+        for name, counts in counted_sources(stage):
+            left_out = [counts[key] for key in _LEFT_OUT if isinstance(counts.get(key), int)]
+            keys = ("tokens", "learned_tokens", "truncated_rows", "truncated_tokens")
+            found = (
+                *(counts.get("rows", counts.get("documents")), *map(counts.get, keys)),
+                *(sum(left_out) if left_out else None, counts.get("dropped_tokens")),
+            )
+            yield stage.name, name, *("" if value is None else value for value in found)
 
 
 SCORE_HEAD = ("model", "task", "metric", "score", "standard error", "samples")

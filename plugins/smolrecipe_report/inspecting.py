@@ -1,13 +1,21 @@
-"""``smolrecipe data inspect STAGE``: a row that a stage was trained on, coloured by what it learned from."""
+"""``smolrecipe data inspect STAGE``: rows that a stage was trained on, their documents and what it learned from."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from smolrecipe import RecipeError, near_miss
-from smolrecipe_report.reading import Stage, read_run
+from smolrecipe_report.last_run import last_run
+from smolrecipe_report.reading import Stage
+
+if TYPE_CHECKING:
+    from smolrecipe_report.samples import Piece
+
+_COLOURS = ("cyan", "yellow")
 
 
 @click.group()
@@ -16,7 +24,7 @@ def data() -> None:
 
 
 @data.command(
-    epilog="\b\nExamples:\n  smolrecipe data inspect sft --run runs/smollm3-tiny\n"
+    epilog="\b\nExamples:\n  smolrecipe data inspect pretrain-1 --run runs/smollm3-tiny\n"
     "  smolrecipe data inspect apo --run runs/smollm3-tiny --source no-think --row 3"
 )
 @click.argument("stage")
@@ -24,12 +32,16 @@ def data() -> None:
     "--run", type=click.Path(path_type=Path), required=True, help="The folder of a run, such as runs/smollm3-tiny."
 )
 @click.option("--source", help="One source only, e.g. held_out.think.  [default: each that the stage was trained on]")
-@click.option("--row", type=click.IntRange(min=0), help="The row's number in its source.  [default: the first]")
+@click.option(
+    "--row",
+    type=click.IntRange(min=0),
+    help="The row's number: of pretraining among all of the stage, else in its source.  [default: the first]",
+)
 def inspect(stage: str, run: Path, source: str | None, row: int | None) -> None:
-    """Print rows that STAGE was trained on: what it learned from, and what it only read.
+    """Print rows that STAGE was trained on: their documents, what it learned from, and what it only read.
 
-    On a terminal the first is green and the second dim; elsewhere the first stands between ⟦ and ⟧. What is printed is
-    the text that the stage's tokens spell, control tokens with it.
+    On a terminal documents are in turn cyan and yellow, and what was only read is dim; elsewhere what was learned from
+    stands between ⟦ and ⟧. What is printed is the text that the stage's tokens spell, control tokens with it.
     """
     try:
         from smolrecipe_report.samples import SAMPLE_FILE, has_sample, sample_rows
@@ -38,31 +50,33 @@ def inspect(stage: str, run: Path, source: str | None, row: int | None) -> None:
             [f"'data inspect' needs {error.name}; install it with: pip install 'smolrecipe[report]'"]
         ) from None
     found = _stage(run, stage)
-    if not has_sample(found.folder):
-        raise RecipeError(
-            [f"{found.folder} has no {SAMPLE_FILE}: stages of post-training publish some of their rows, others do not"]
-        )
-    for number, shown in enumerate(sample_rows(found.folder, source, row)):
+    if not has_sample(found):
+        raise RecipeError([f"{found.folder} has no {SAMPLE_FILE}: only stages that train publish some of their rows"])
+    for number, shown in enumerate(sample_rows(found, source, row)):
         gap = "\n" if number else ""
-        click.secho(f"{gap}{shown.title}: {shown.tokens} tokens, {shown.learned} learned from", bold=True)
-        for piece in shown.pieces:
-            click.echo(_text(piece.text, piece.learned), nl=False)
+        click.secho(f"{gap}{shown.caption}", bold=True)
+        if shown.mask:
+            click.echo(shown.mask)
+        for document, pieces in groupby(shown.pieces, key=lambda piece: piece.document):
+            if shown.apart is not None:
+                click.secho(("\n" if document else "") + f"-- {shown.heading(document)}", bold=True)
+            click.echo("".join(_text(piece) for piece in pieces), nl=False)
         click.echo(f"\n... and {shown.left_out} tokens more" if shown.left_out else "")
 
 
 def _stage(run: Path, name: str) -> Stage:
     if not run.is_dir():
         raise RecipeError([f"{run} is no folder; name a run's folder, such as runs/smollm3-tiny"])
-    stages = {stage.name: stage for stage in reversed(read_run(run)) if stage.status == "published"}
+    stages = {stage.name: stage for stage in last_run(run)[0] if stage.status == "published"}
     if name not in stages:
         hint = near_miss(name, stages) or f"; published: {', '.join(stages) or 'none'}"
         raise RecipeError([f"{run} has no published stage '{name}'{hint}"])
     return stages[name]
 
 
-def _text(text: str, learned: bool) -> str:
+def _text(piece: Piece) -> str:
     """Text whose control characters a terminal does not heed, with its line breaks."""
-    plain = "".join(sign if sign == "\n" or sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    plain = "".join(sign if sign == "\n" or sign.isprintable() else repr(sign)[1:-1] for sign in piece.text)
     if not click.get_text_stream("stdout").isatty():
-        return f"⟦{plain}⟧" if learned else plain
-    return click.style(plain, fg="green") if learned else click.style(plain, dim=True)
+        return f"⟦{plain}⟧" if piece.learned else plain
+    return click.style(plain, fg=_COLOURS[piece.document % 2], dim=not piece.learned)

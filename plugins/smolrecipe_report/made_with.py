@@ -6,23 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from smolrecipe.strict_json import read_mapping
+from smolrecipe_report.last_run import documents
 
 MADE_WITH_HEAD = ("what", "value")
-_FOLDER = "provenance"
 _SHOWN = ("smolrecipe", "python", "git", "hardware", "packages")
 
 
 def made_with_rows(run: Path) -> Iterator[tuple[str, str]]:
     """Smolrecipe itself, Python, commit, machine and packages, as the newest readable document has them."""
-    for file in sorted((run / _FOLDER).glob("*.json"), key=_changed, reverse=True):
-        try:
-            document = read_mapping(file)
-        except ValueError:
-            continue
-        for key in _SHOWN:
-            yield from _leaves(key, document.get(key))
-        return
+    document = next(documents(run), {})
+    for key in _SHOWN:
+        yield from _leaves(key, document.get(key))
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -31,10 +25,3 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _leaves(f"{name} {key}", inner)
     elif value not in (None, "", []):
         yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _changed(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from smolrecipe.published import DIGEST_DIGITS, read_events, read_record
 from smolrecipe.stage import MODEL_FOLDER
@@ -17,7 +16,11 @@ from smolrecipe.strict_json import printable, read_mapping
 
 @frozen(kw_only=True)
 class Stage:
-    """One stage's folder: ``status`` is ``published``, ``unfinished`` or ``damaged``; ``note`` says more."""
+    """One stage's folder.
+
+    ``status`` is ``published``, ``unfinished``, ``damaged`` or ``not begun``, and ``note`` says more; ``parents`` has
+    the digest of each stage that it is made from.
+    """
 
     folder: Path
     name: str
@@ -25,14 +28,25 @@ class Stage:
     note: str
     record: Mapping[str, Any]
     options: Mapping[str, Any]
-    events: list[dict[str, Any]]
+    events: Sequence[Mapping[str, Any]] = ()
+    parents: Mapping[str, str] = Factory(dict)
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What a published stage counted."""
+        summary: Mapping[str, Any] = self.record.get("summary", {})
+        return summary
+
+    def parent_folders(self) -> Mapping[str, str]:
+        """The name of the folder of each stage that it is made from."""
+        return {name: f"{name}-{digest[:DIGEST_DIGITS]}" for name, digest in self.parents.items()}
 
     def steps(self, key: str) -> list[tuple[int, float]]:
         """``(step, value)`` for each step that recorded a finite number under this key."""
         found = []
         for event in self.events:
             step, value = event.get("step"), event.get(key)
-            if step is not None and _is_number(value):
+            if step is not None and is_number(value):
                 number = _as_float(value)
                 if math.isfinite(number) and abs(number) < 1e30 and 0 <= step < 10**12:
                     found.append((step, number))
@@ -55,7 +69,7 @@ class Stage:
         model = self.options.get("model")
         rope = model.get("rope") if isinstance(model, dict) else None
         theta = rope.get("theta") if isinstance(rope, dict) else self._published_theta()
-        return _as_float(theta) if _is_number(theta) and 0 < theta < 1e30 else None
+        return _as_float(theta) if is_number(theta) and 0 < theta < 1e30 else None
 
     def _published_theta(self) -> Any:
         """What the config.json of the published model says: stages of post-training have no model in their options."""
@@ -73,15 +87,22 @@ class Stage:
         Rows of post-training differ in length: its record has the tokens of a pass over each source, and the passes.
         """
         batch = self.options.get("global_batch")
-        if "sequence_length" in self.options and _is_number(batch) and self.row_length is not None:
+        if "sequence_length" in self.options and is_number(batch) and self.row_length is not None:
             return float(batch * self.row_length)
-        summary = self.record.get("summary", {})
+        summary = self.summary
         sources, passes, steps = (summary.get(key) for key in ("sources", "passes", "steps"))
-        if not isinstance(sources, dict) or not _is_number(passes) or not _is_number(steps) or steps <= 0:
+        if not isinstance(sources, dict) or not is_number(passes) or not is_number(steps) or steps <= 0:
             return None
         trained = [of for name, of in sources.items() if not str(name).startswith("held_out.") and isinstance(of, dict)]
-        counts = [of["tokens"] for of in trained if _is_number(of.get("tokens"))]
+        counts = [of["tokens"] for of in trained if is_number(of.get("tokens"))]
         return _as_float(sum(counts)) * passes / steps if counts else None
+
+    @property
+    def device(self) -> str:
+        """Where a stage was to train, as its options have it."""
+        layout = self.options.get("parallelism")
+        device = layout.get("device") if isinstance(layout, dict) else None
+        return device if isinstance(device, str) else ""
 
     @property
     def not_finite(self) -> int:
@@ -90,24 +111,8 @@ class Stage:
 
 
 def read_run(run: Path) -> list[Stage]:
-    """Every stage folder of a run, parents before children."""
-    stages = [_read(folder) for folder in sorted(run.iterdir()) if _is_stage_folder(folder)]
-    by_folder = {stage.folder.name: stage for stage in stages}
-    graph = {}
-    for stage in stages:
-        parents = stage.record.get("parents", {})
-        graph[stage.folder.name] = [f"{name}-{digest[:DIGEST_DIGITS]}" for name, digest in parents.items()]
-    try:
-        order = [name for name in TopologicalSorter(graph).static_order() if name in by_folder]
-    except CycleError:  # no run makes one
-        order = list(by_folder)
-    finished = [by_folder[name] for name in order if by_folder[name].record]
-    return finished + [by_folder[name] for name in order if not by_folder[name].record]
-
-
-def is_superseded(stage: Stage, stages: Sequence[Stage]) -> bool:
-    """Whether this is unfinished work of a stage that is published: with other values, or by an earlier version."""
-    return stage.status == "unfinished" and any(other.record and other.name == stage.name for other in stages)
+    """Every stage folder of a run."""
+    return [_read(folder) for folder in sorted(run.iterdir()) if _is_stage_folder(folder)]
 
 
 def _is_stage_folder(folder: Path) -> bool:
@@ -142,10 +147,12 @@ def _read(folder: Path) -> Stage:
         record=record,
         options=options if isinstance(options, dict) else {},
         events=read_events(folder / "metrics.jsonl"),
+        parents=record.get("parents", {}),
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether this is a number, which ``true`` is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

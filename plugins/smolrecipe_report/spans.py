@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from smolrecipe_report.reading import Stage, is_superseded
+from smolrecipe_report.reading import Stage
 
 
 @frozen(kw_only=True)
@@ -21,15 +21,12 @@ class Span:
 
 
 def spans_of(stages: Sequence[Stage]) -> list[Span]:
-    """The spans of the stages that told of losses, in order, unfinished ones too unless they are published besides.
-
-    One without a count of tokens has none.
-    """
+    """The spans of the stages that told of losses, in order. One without a count of tokens has none."""
     spans: list[Span] = []
     begin = 0.0
     for stage in stages:
         points, tokens = stage.steps("loss"), stage.tokens_per_step
-        if is_superseded(stage, stages) or not points or tokens is None or not 0 < tokens < 1e30:
+        if not points or tokens is None or not 0 < tokens < 1e30:
             continue
         end = begin + (points[-1][0] - points[0][0] + 1) * tokens
         spans.append(Span(stage=stage, first=points[0][0], begin=begin, end=end, tokens_per_step=tokens))
@@ -38,13 +35,9 @@ def spans_of(stages: Sequence[Stage]) -> list[Span]:
 
 
 def without_span(stages: Sequence[Stage]) -> list[str]:
-    """The names of stages that told of losses and are not placed: their tokens are not recorded, or they are old."""
+    """The names of stages that told of losses and are not placed: nobody recorded how many tokens a step has."""
     placed = {span.stage.folder for span in spans_of(stages)}
-    return [
-        f"{stage.name} (unfinished)" if stage.status == "unfinished" else stage.name
-        for stage in stages
-        if stage.steps("loss") and stage.folder not in placed
-    ]
+    return [stage.name for stage in stages if stage.steps("loss") and stage.folder not in placed]
 
 
 def amount(number: float) -> str:
