@@ -16,7 +16,7 @@ from smolrecipe_report.graph import graph_figure
 from smolrecipe_report.lengths import LENGTH_HEAD, length_rows, lengths_of
 from smolrecipe_report.made_with import MADE_WITH_HEAD, made_with_rows
 from smolrecipe_report.mixtures import MIXTURE_HEAD, mixture_rows, mixtures_of
-from smolrecipe_report.page_parts import document, figure, table
+from smolrecipe_report.page_parts import document, figure, folded, table
 from smolrecipe_report.reading import Stage
 from smolrecipe_report.sample_html import sample_html
 from smolrecipe_report.spans import amount, without_span
@@ -52,7 +52,7 @@ def _page(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], folder: 
         "Rows": _rows(stages),
         "Provenance": [
             table("What each stage was made by", _ORIGIN_HEAD, _origin_rows(stages)),
-            table("What the last run was made with", MADE_WITH_HEAD, made_with_rows(run)),
+            folded("What the last run was made with", table(_MADE_WITH, MADE_WITH_HEAD, made_with_rows(run))),
         ],
     }
     title = f"{printable(run.name)}: {_how_far(stages)}"
@@ -69,7 +69,7 @@ def _pipeline(stages: Sequence[Stage], earlier: Sequence[Stage], folder: Path) -
         caption = "Left by earlier runs, and in nothing else on this page"
         inner = table(caption, ("stage", "folder", "status", "started"), rows)
         count = f"{len(earlier)} {'folder' if len(earlier) == 1 else 'folders'} left by earlier runs"
-        parts.append(f"<details><summary>{count}</summary>{inner}</details>")
+        parts.append(folded(count, inner))
     return parts
 
 
@@ -119,6 +119,7 @@ def _rows(stages: Sequence[Stage]) -> list[str]:
 
 _STAGE_HEAD = ("stage", "status", "kind", "made from", "steps", "tokens", "row length", "RoPE theta", "notes")
 _MEASURE_HEAD = ("stage", "measure", "before", "after", "unit", "better", "samples")
+_MADE_WITH = "Smolrecipe itself, Python, commit, machine and packages"
 _ORIGIN_HEAD = ("stage", "digest", "started", "seconds", "plugins")
 
 

@@ -42,6 +42,11 @@ def figure(label: str, svg: str, kind: str = "curve") -> str:
     return f"<figure>{box}<figcaption>{text}</figcaption></figure>"
 
 
+def folded(summary: str, part: str) -> str:
+    """A part that is there for those who open it."""
+    return f"<details><summary>{escape(summary)}</summary>{part}</details>"
+
+
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table with its caption, without empty columns, that scrolls sideways where the page is narrow."""
     lines = [list(row) for row in rows]
