@@ -6,7 +6,7 @@ For implementations of ``smolrecipe_commands``: the command line is loaded by th
 from __future__ import annotations
 
 from smolrecipe.cli.held_run import grace_option
-from smolrecipe.cli.lock_command import refuse_sweep
+from smolrecipe.cli.lock_command import hold_to_lock, locked_options, refuse_sweep
 from smolrecipe.cli.run_command import run
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option
 from smolrecipe.planning.plan import Plan, PlannedStage
@@ -30,8 +30,10 @@ __all__ = [
     "asked_to_stop",
     "ends_file",
     "grace_option",
+    "hold_to_lock",
     "is_alive",
     "json_option",
+    "locked_options",
     "read_notes",
     "recipe_arguments",
     "redact",

@@ -16,7 +16,9 @@ from smolrecipe import RecipeError, UserError
 from smolrecipe.launching import (
     Session,
     grace_option,
+    hold_to_lock,
     json_option,
+    locked_options,
     recipe_arguments,
     refuse_sweep,
     run,
@@ -78,6 +80,7 @@ def _site_options(function: Any) -> Any:
     "--dry-run", is_flag=True, help="Write and print the scripts, and submit nothing: so without --submit, too."
 )
 @json_option
+@locked_options
 @grace_option
 @click.pass_obj
 def slurm(
@@ -94,6 +97,8 @@ def slurm(
     submit: bool,
     dry_run: bool,
     as_json: bool,
+    locked: bool,
+    lock_file: Path | None,
     grace: float,
     **site: str | None,
 ) -> None:
@@ -111,6 +116,7 @@ def slurm(
     if submit and shutil.which("sbatch") is None:
         raise RecipeError(["there is no sbatch here: submit from a machine of the cluster, or leave out --submit"])
     refuse_sweep(session, recipe, settings, (), "launch slurm")
+    hold_to_lock(session, recipe, settings, locked=locked, lock_file=lock_file)
     plan = session.plan(recipe, settings)
     store = store_of(plan.recipe, runs)
     options = {name: value for name in _SITE if (value := site[name.replace("-", "_")]) is not None}
@@ -131,6 +137,8 @@ def slurm(
         settings=settings,
         plugins=session.plugins,
         grace=grace,
+        locked=locked,
+        lock_file=lock_file and lock_file.absolute(),
     )
     jobs = jobs_of(plan, store, place)
     folder = out or Path("slurm") / plan.recipe.name
@@ -206,6 +214,7 @@ def _as_json(job: Any, folder: Path, numbers: dict[int, str]) -> dict[str, Any]:
 @click.option("--id", "meeting", default="smolrecipe", help="Tells this attempt from others, where they may overlap.")
 @click.option("--wait", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Seconds to meet in.")
 @store_option
+@locked_options
 @grace_option
 @click.pass_context
 def node(
@@ -219,6 +228,8 @@ def node(
     meeting: str,
     wait: float,
     runs: Path,
+    locked: bool,
+    lock_file: Path | None,
     grace: float,
 ) -> None:
     """Run one machine's part of a stage that runs on several, which share the run store: the same command on each."""
@@ -232,10 +243,12 @@ def node(
     if node_rank == 0:
         launcher = {"use": "torchrun", "nodes": nodes, "rendezvous": rendezvous, "id": meeting, "wait": wait}
         settings = (*settings, f"launcher={json.dumps(launcher)}")
-        context.invoke(run, recipe=recipe, settings=settings, runs=runs, grace=grace, only=stage)
+        held = {"locked": locked, "lock_file": lock_file}
+        context.invoke(run, recipe=recipe, settings=settings, runs=runs, grace=grace, only=stage, **held)
         return
     session: Session = context.obj
     refuse_sweep(session, recipe, settings, (), "launch node")
+    hold_to_lock(session, recipe, settings, locked=locked, lock_file=lock_file)
     plan = session.plan(recipe, settings)
     options = TorchrunOptions(nodes=nodes, rendezvous=rendezvous, id=meeting, wait=wait)
     sys.exit(join(plan, store_of(plan.recipe, runs), stage, options, node_rank, grace))

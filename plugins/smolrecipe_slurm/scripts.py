@@ -32,11 +32,16 @@ class Call:
     settings: tuple[str, ...]
     plugins: tuple[str, ...] | None
     grace: float
+    locked: bool = False
+    lock_file: Path | None = None
+    """The lock file that jobs are held to; where 'smolrecipe lock' writes it if not given."""
 
     def words(self) -> str:
         """The options that every call has, quoted for a shell."""
         settings = [word for setting in self.settings for word in ("--set", setting)]
-        return shlex.join(["--runs", str(self.runs), "--grace", f"{self.grace:g}", *settings])
+        lock = [] if self.lock_file is None else ["--lock", str(self.lock_file)]
+        held = ["--locked", *lock] if self.locked else []
+        return shlex.join(["--runs", str(self.runs), "--grace", f"{self.grace:g}", *held, *settings])
 
     def smolrecipe(self) -> str:
         """The program with its own options, as a shell reads it."""

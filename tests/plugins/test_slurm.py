@@ -122,6 +122,33 @@ class TestScripts:
         ]  # fmt: skip
         assert not [*tmp_path.glob("**/hit")]
 
+    def test_jobs_are_held_to_the_lock_file(
+        self, recipe: Path, smolrecipe: Run, tmp_path: Path, record: Callable[[str], Path]
+    ) -> None:
+        smolrecipe("lock", recipe, "-o", "the lock.json", check=0)
+        said = smolrecipe("launch", "slurm", recipe, "--lock", "the lock.json", check=2).stderr
+        assert "--lock names the file for --locked: give both" in said
+        drifted = ("--locked", "--lock", "the lock.json", "--set", "stages.one.to=5")
+        for command in (
+            ("slurm", recipe), ("node", recipe, "left", "--nodes", "2", "--node-rank", "1", "--rendezvous", "a:1"),
+        ):  # fmt: skip
+            said = smolrecipe("launch", *command, *drifted, check=2).stderr
+            assert "stages.one.to is not what was locked (1 -> 5): set it back, or lock again" in said
+        assert not (tmp_path / "slurm").exists(), "nothing is written that would be refused"
+        smolrecipe("launch", "slurm", recipe, "--locked", "--lock", "the lock.json", check=0)
+        held = f"--locked --lock '{tmp_path}/the lock.json'"
+        assert all(held in text for name, text in texts(tmp_path).items() if name != "submit.sh")
+        script = tmp_path / "slurm/trial/03-right.sbatch"
+        record("scontrol")
+        (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho RUNNING\n")
+        (tmp_path / "bin/squeue").chmod(0o755)
+        environment = {**os.environ, "SLURM_JOB_ID": "1"}
+        smolrecipe("run", recipe, "--only", "one", check=0)
+        subprocess.run(["bash", script], check=True, env=environment, timeout=60)
+        assert [*tmp_path.glob("runs/trial/right-*/stage.json")]
+        recipe.write_text(RECIPE.replace("to: 2", "to: 4"))
+        assert subprocess.run(["bash", script], check=False, env=environment, timeout=60).returncode == 2
+
     @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
     def test_a_stopped_job_goes_back_unless_slurm_has_ended_it(
         self, recipe: Path, smolrecipe: Run, tmp_path: Path, record: Callable[[str], Path], state: str, requeued: bool

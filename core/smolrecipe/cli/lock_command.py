@@ -62,7 +62,21 @@ def locked_options(function: F) -> F:
     )(function)
 
 
-def refuse_drift(session: Session, recipe: str, plan: Plan, lock_file: Path | None) -> None:
+def hold_to_lock(
+    session: Session, recipe: str, settings: Sequence[str], *, locked: bool, lock_file: Path | None
+) -> None:
+    """What ``locked_options`` ask for: refuse what is not as the lock file says.
+
+    Raises:
+        RecipeError: with everything that differs.
+    """
+    if locked:
+        _refuse_drift(session, recipe, session.plan(recipe, settings), lock_file)
+    elif lock_file is not None:
+        raise click.UsageError("--lock names the file for --locked: give both")
+
+
+def _refuse_drift(session: Session, recipe: str, plan: Plan, lock_file: Path | None) -> None:
     """Refuse a plan that is not as its lock file says; what differs without changing a result is said.
 
     Raises:

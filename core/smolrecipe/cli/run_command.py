@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from smolrecipe.cli.held_run import command_line, grace_option, held
-from smolrecipe.cli.lock_command import locked_options, refuse_drift, refuse_sweep
+from smolrecipe.cli.lock_command import hold_to_lock, locked_options, refuse_sweep
 from smolrecipe.cli.measures import MEASURES_FILE, measures_of, print_measures
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
 from smolrecipe.cli.sweep_command import run_variants
@@ -74,9 +74,7 @@ def run(
         refuse_sweep(session, recipe, settings, sweeps, "--only")
     if locked:
         refuse_sweep(session, recipe, settings, sweeps, "--locked")
-        refuse_drift(session, recipe, session.plan(recipe, settings), lock_file)
-    elif lock_file is not None:
-        raise click.UsageError("--lock names the file for --locked: give both")
+    hold_to_lock(session, recipe, settings, locked=locked, lock_file=lock_file)
     if sweep := session.sweep(recipe, settings, sweeps):
         run_variants(session, sweep, runs, as_json=as_json, check=check, grace=grace)
         return
