@@ -13,18 +13,17 @@ from pathlib import Path
 from attrs import define
 
 from smolrecipe.errors import Place, Problem, near_miss
-from smolrecipe.recipe.names import key_problem
 from smolrecipe.recipe.nodes import Node, merge, size
 from smolrecipe.recipe.paths import located, no_file
-from smolrecipe.recipe.read import DEEPEST, MOST_VALUES, read_file, read_value
+from smolrecipe.recipe.read import DEEPEST, MOST_VALUES, read_file
+from smolrecipe.recipe.settings import lay_over, parse_setting
 from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
-from smolrecipe.recipe.wording import cut, refusal, spelled_out
+from smolrecipe.recipe.wording import refusal
 
 EXTENDS = "extends"
 _MOST_FILES = 1000
 _LONGEST_CHAIN = 20
 """Files of which each extends the next."""
-_LONGEST_ORIGIN = 100
 
 
 def compose(path: Path, settings: Sequence[str] = ()) -> Node:
@@ -100,44 +99,3 @@ def _file(reference: Node) -> Path:
         return shipped
     hint = near_miss(name, shipped_recipes())
     raise refusal([Problem(f"'extends' names '{name}', but {lacking}{hint}", reference.place)])
-
-
-def parse_setting(setting: str) -> tuple[tuple[str, ...], Node]:
-    """The path and the value of a ``key.subkey=value``.
-
-    Raises:
-        RecipeError: when it is none.
-    """
-    key, equals, text = setting.partition("=")
-    place = Place(f"--set {origin(key)}")
-    names = split_key(key)
-    if not equals or names is None:
-        raise refusal([Problem("write it as key.subkey=value", place)])
-    if wrong := path_problem(names):
-        raise refusal([Problem(wrong, place)])
-    return names, read_value(text, place.file)
-
-
-def origin(key: str) -> str:
-    """How a key given on the command line is shown as the place of what it sets."""
-    return spelled_out(cut(key, _LONGEST_ORIGIN)) or "''"
-
-
-def split_key(key: str) -> tuple[str, ...] | None:
-    """The names in a path such as ``stages.apo.loss``, ``None`` where one is empty."""
-    names = key.split(".")
-    return tuple(names) if all(names) else None
-
-
-def path_problem(names: Sequence[str]) -> str | None:
-    """What is wrong with the path of a value."""
-    if len(names) > DEEPEST:
-        return f"a path of {len(names):,} keys: no recipe is nested more than {DEEPEST} deep"
-    return next(filter(None, map(key_problem, names)), None)
-
-
-def lay_over(node: Node, names: Sequence[str], value: Node, place: Place) -> Node:
-    """``value``, given at ``place``, laid over what ``node`` has at the path."""
-    for name in reversed(names):
-        value = Node({name: value}, place, {name: place})
-    return merge(node, value)

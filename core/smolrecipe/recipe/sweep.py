@@ -22,9 +22,10 @@ from typing import Any
 from attrs import frozen
 
 from smolrecipe.errors import Place, Problem, RecipeError, near_miss
-from smolrecipe.recipe.compose import compose, lay_over, origin, parse_setting, path_problem, split_key
+from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.nodes import Node, plain
 from smolrecipe.recipe.read import read_value
+from smolrecipe.recipe.settings import found, lay_over, origin, parse_setting, path_problem, split_key
 from smolrecipe.recipe.sweep_names import name_variants
 from smolrecipe.recipe.wording import refusal
 
@@ -236,9 +237,7 @@ def _dropped(node: Node, axis: _Axis, value: Node, given: set[str]) -> Iterator[
 
 def _find(node: Node, names: tuple[str, ...]) -> Node | None:
     """The node at a path; a stage's own model lies over the recipe's."""
-    found: Node | None = node
-    for name in names:
-        found = found.value.get(name) if found is not None and isinstance(found.value, dict) else None
-    if found is None and names[:1] == ("stages",) and names[2:3] == ("model",):
+    there = found(node, names)
+    if there is None and names[:1] == ("stages",) and names[2:3] == ("model",):
         return _find(node, names[2:])
-    return found
+    return there
