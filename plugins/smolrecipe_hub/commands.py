@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from smolrecipe import RecipeError, Source, StageError, UserError
+from smolrecipe.completing import complete_run, complete_stage
 from smolrecipe.durable import write_whole
 from smolrecipe_hub.lineage import Lineage, find_model, trace
 from smolrecipe_hub.markdown import is_hub_name
@@ -17,16 +18,24 @@ from smolrecipe_hub.markdown import is_hub_name
 _EXTRA = "pip install 'smolrecipe[hub]'"
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{1,60}")
 
-_run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+_run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=complete_run)
 _stage_option = click.option(
-    "--stage", metavar="STAGE", help="The stage whose model is meant.  [default: the one exported]"
+    "--stage",
+    metavar="STAGE",
+    shell_complete=complete_stage,
+    help="The stage whose model is meant.  [default: the one exported]",
 )
 _licence_option = click.option(
     "--license", "licence", metavar="ID", help="The licence of the weights as the Hub writes it: apache-2.0, other, ..."
 )
 
 
-@click.command(name="card")
+@click.command(
+    name="card",
+    short_help="Write the model card of what a run has made.",
+    epilog="\b\nExamples:\n  smolrecipe card runs/smollm3-tiny\n"
+    "  smolrecipe card runs/smollm3-tiny --license apache-2.0 -o README.md",
+)
 @_run_argument
 @_stage_option
 @_licence_option
@@ -45,9 +54,6 @@ def card_command(
 
     Everything in it comes from the records that the stages have published. The artifact itself stays as it is: the card
     is printed, or written to --output, and 'push' uploads it as README.md.
-
-    \b
-    Example: smolrecipe card runs/smollm3-tiny --license apache-2.0 -o README.md
     """
     check_names(licence, repo)
     lineage = _trace(run, stage)
@@ -102,7 +108,12 @@ def _write(session: Any, lineage: Lineage, **asked: Any) -> str:
         raise UserError(f"{error}; 'smolrecipe verify {lineage.target.folder}' says what else is damaged") from None
 
 
-@click.command(name="push")
+@click.command(
+    name="push",
+    short_help="Upload a model with its card to the Hugging Face Hub.",
+    epilog="\b\nExamples:\n  smolrecipe push runs/smollm3-tiny me/tiny --dry-run\n"
+    "  smolrecipe push runs/smollm3-tiny me/tiny --revisions --private",
+)
 @_run_argument
 @click.argument("repo", metavar="REPO")
 @_stage_option
@@ -128,9 +139,6 @@ def push_command(
     Every file is held against the artifact's manifest first. Uploaded is what loading the model takes, and nothing
     else: no optimizer state, no logs, no data. With --revisions each model that a stage behind it has published becomes
     a branch, named as SmolLM3's are: stage1-step-40000, lc-4k-to-32k-step-4000, it-sft.
-
-    \b
-    Example: smolrecipe push runs/smollm3-tiny me/smollm3-tiny --revisions --dry-run
     """
     from smolrecipe_hub.gather import gather
 

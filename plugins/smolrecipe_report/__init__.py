@@ -8,6 +8,7 @@ import click
 
 import smolrecipe
 from smolrecipe import RecipeError, UserError
+from smolrecipe.completing import complete_run
 
 
 @smolrecipe.hookimpl
@@ -19,8 +20,12 @@ def smolrecipe_commands(cli: click.Group) -> None:
     cli.add_command(data)
 
 
-@click.command(epilog="\b\nExample:\n  smolrecipe report runs/smollm3-tiny")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.command(
+    short_help="Write an HTML page about a run, and its figures.",
+    epilog="\b\nExamples:\n  smolrecipe report runs/smollm3-tiny\n"
+    "  smolrecipe report runs/smollm3-tiny --out /tmp/report",
+)
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=complete_run)
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to.  [default: RUN-report]")
 def report(run: Path, out: Path | None) -> None:
     """Write a self-contained HTML page about a run, finished or not, and its figures as PNG files.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smolrecipe import RecipeError, near_miss
+from smolrecipe.completing import complete_run, complete_stage
 from smolrecipe_report.last_run import last_run
 from smolrecipe_report.reading import Stage
 
@@ -18,18 +19,23 @@ if TYPE_CHECKING:
 _COLOURS = ("cyan", "yellow")
 
 
-@click.group()
+@click.group(epilog="\b\nExample:\n  smolrecipe data inspect sft --run runs/smollm3-tiny")
 def data() -> None:
     """Look at data as stages see it."""
 
 
 @data.command(
+    short_help="Print rows that a stage was trained on.",
     epilog="\b\nExamples:\n  smolrecipe data inspect pretrain-1 --run runs/smollm3-tiny\n"
-    "  smolrecipe data inspect apo --run runs/smollm3-tiny --source no-think --row 3"
+    "  smolrecipe data inspect apo --run runs/smollm3-tiny --source no-think --row 3",
 )
-@click.argument("stage")
+@click.argument("stage", shell_complete=complete_stage)
 @click.option(
-    "--run", type=click.Path(path_type=Path), required=True, help="The folder of a run, such as runs/smollm3-tiny."
+    "--run",
+    type=click.Path(path_type=Path),
+    required=True,
+    shell_complete=complete_run,
+    help="The folder of a run, such as runs/smollm3-tiny.",
 )
 @click.option("--source", help="One source only, e.g. held_out.think.  [default: each that the stage was trained on]")
 @click.option(

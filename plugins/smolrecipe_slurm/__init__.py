@@ -101,7 +101,12 @@ def smolrecipe_commands(cli: click.Group) -> None:
 
     group = cli.commands.get("launch")
     if not isinstance(group, click.Group):
-        group = click.Group("launch", help="Start a recipe elsewhere: on a cluster, or on several machines by hand.")
+        group = click.Group(
+            "launch",
+            help="Start a recipe elsewhere: on a cluster, or on several machines by hand.",
+            short_help="Run a recipe on a cluster, or on several machines.",
+            epilog="\b\nExample:\n  smolrecipe launch slurm smollm3-tiny",
+        )
         cli.add_command(group)
     group.add_command(slurm)
     group.add_command(node)

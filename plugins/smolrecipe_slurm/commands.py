@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from smolrecipe import RecipeError, UserError
+from smolrecipe.completing import complete_stage
 from smolrecipe.launching import (
     Session,
     grace_option,
@@ -44,9 +45,10 @@ def _site_options(function: Any) -> Any:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  smolrecipe launch slurm smollm3-tiny                  writes and prints the scripts\n"
+    short_help="Write a recipe as jobs for Slurm, and submit them.",
+    epilog="\b\nExamples:\n  smolrecipe launch slurm smollm3-tiny      writes and prints the scripts\n"
     "  smolrecipe launch slurm smollm3 --partition hopper --time 24:00:00 --submit\n"
-    "  smolrecipe launch slurm smollm3 --setup 'module load cuda/13' --sbatch --constraint=h100"
+    "  smolrecipe launch slurm smollm3 --setup 'module load cuda/13' --locked",
 )
 @recipe_arguments
 @store_option
@@ -194,12 +196,13 @@ def _as_json(job: Any, folder: Path, numbers: dict[int, str]) -> dict[str, Any]:
 
 
 @click.command(
-    epilog="\b\nExample, on the first and the second of two machines that share the run store:\n"
-    "  smolrecipe launch node smollm3 sft --nodes 2 --node-rank 0 --rendezvous node1:29400\n"
-    "  smolrecipe launch node smollm3 sft --nodes 2 --node-rank 1 --rendezvous node1:29400"
+    short_help="Run one machine's part of a stage that runs on several.",
+    epilog="\b\nExample, on the first of two machines; on the second with --node-rank 1:\n"
+    "  smolrecipe launch node smollm3 sft --nodes 2 --node-rank 0 \\\n"
+    "      --rendezvous node1:29400",
 )
 @recipe_arguments
-@click.argument("stage")
+@click.argument("stage", shell_complete=complete_stage)
 @click.option("--nodes", type=click.IntRange(min=2), required=True, help="Machines, this one included.")
 @click.option(
     "--node-rank",

@@ -129,10 +129,10 @@ class TestScripts:
         said = smolrecipe("launch", "slurm", recipe, "--lock", "the lock.json", check=2).stderr
         assert "--lock names the file for --locked: give both" in said
         drifted = ("--locked", "--lock", "the lock.json", "--set", "stages.one.to=5")
-        for command in (
+        for words in (
             ("slurm", recipe), ("node", recipe, "left", "--nodes", "2", "--node-rank", "1", "--rendezvous", "a:1"),
         ):  # fmt: skip
-            said = smolrecipe("launch", *command, *drifted, check=2).stderr
+            said = smolrecipe("launch", *words, *drifted, check=2).stderr
             assert "stages.one.to is not what was locked (1 -> 5): set it back, or lock again" in said
         assert not (tmp_path / "slurm").exists(), "nothing is written that would be refused"
         smolrecipe("launch", "slurm", recipe, "--locked", "--lock", "the lock.json", check=0)

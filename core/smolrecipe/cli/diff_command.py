@@ -17,12 +17,17 @@ from smolrecipe.comparing.arithmetic import Facts
 from smolrecipe.comparing.changes import ABSENT, Change
 from smolrecipe.comparing.compare import Comparison, compare
 from smolrecipe.comparing.sides import Side, side_of_folder, side_of_plan
+from smolrecipe.completing import complete_recipe_or_run
 from smolrecipe.errors import Place
 
 
-@click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.command(
+    short_help="Say what differs between two recipes, runs or artifacts.",
+    epilog="\b\nExamples:\n  smolrecipe diff smollm3 smollm3-tiny            recipes\n"
+    "  smolrecipe diff runs/mine runs/smollm3-tiny     runs, with their measures",
+)
+@click.argument("a", metavar="A", shell_complete=complete_recipe_or_run)
+@click.argument("b", metavar="B", shell_complete=complete_recipe_or_run)
 @json_option
 @click.pass_obj
 def diff(session: Session, a: str, b: str, as_json: bool) -> None:

@@ -10,8 +10,21 @@ import click
 from smolrecipe.cli.session import Session
 
 
-@click.command()
-@click.argument("name", required=False)
+def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from smolrecipe_registry.discovery import restriction_from_environment
+    from smolrecipe_registry.reference.descriptors import contract_names
+    from smolrecipe_registry.reference.hooks import hook_names
+
+    components = {component.name for component, _ in Session(restriction_from_environment()).registry.catalog}
+    return [name for name in (*sorted(components), *hook_names(), *contract_names()) if name.startswith(incomplete)]
+
+
+@click.command(
+    short_help="Show the options of a component, a hook or a class.",
+    epilog="\b\nExamples:\n  smolrecipe docs sft                      every option of a stage kind\n"
+    "  smolrecipe docs smolrecipe_losses        a hook, with an example that runs",
+)
+@click.argument("name", required=False, shell_complete=_complete_name)
 @click.option(
     "--out", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path), help="Write all pages into a folder."
 )

@@ -9,10 +9,15 @@ from pathlib import Path
 import click
 
 from smolrecipe.cli.session import Session, json_option, store_of, store_option
+from smolrecipe.completing import complete_recipe
 
 
-@click.command()
-@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.command(
+    short_help="Say what this machine can do, and what is missing.",
+    epilog="\b\nExamples:\n  smolrecipe doctor                     this machine\n"
+    "  smolrecipe doctor smollm3-tiny        whether that recipe could run here",
+)
+@click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=complete_recipe)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
 @store_option
 @json_option
@@ -23,9 +28,6 @@ def doctor(session: Session, recipe: str | None, settings: tuple[str, ...], runs
     With RECIPE also whether each of its stages could run here. Exits with 0 if what is asked for can run (RECIPE, or
     without one smolrecipe itself), with 1 if something lacks. What only some recipes need, such as a GPU or an engine,
     is a note and no lack by itself.
-
-    \b
-    Example: smolrecipe doctor smollm3-tiny
     """
     from smolrecipe.cli import doctor_engines
     from smolrecipe.cli.doctor_findings import Finding, print_findings

@@ -20,7 +20,10 @@ from smolrecipe.strict_json import printable
 from smolrecipe.verifying.targets import is_artifact, read_record
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n  smolrecipe show recipes/mine.yaml       what it says, with what it extends\n"
+    "  smolrecipe show smollm3 --resolved      defaults too, each with its origin"
+)
 @recipe_arguments
 @click.option("--resolved", is_flag=True, help="Show every value, defaults included, with its origin.")
 @json_option
@@ -41,7 +44,7 @@ def show(session: Session, recipe: str, settings: tuple[str, ...], resolved: boo
         click.echo(f"{text:<{width}}  # {origin}" if origin and resolved else text)
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  smolrecipe ls\n  smolrecipe ls --runs /scratch/runs --json")
 @store_option
 @json_option
 def ls(runs: Path, as_json: bool) -> None:

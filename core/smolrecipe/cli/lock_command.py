@@ -22,8 +22,9 @@ _LOCK_BYTES = 2**26
 
 
 @click.command(
-    epilog="\b\nExamples:\n  smolrecipe lock recipes/mine.yaml              writes recipes/mine.lock.json\n"
-    "  smolrecipe run recipes/mine.yaml --locked      refuses what is not as it says"
+    short_help="Write down what it takes to run a recipe again.",
+    epilog="\b\nExamples:\n  smolrecipe lock mine.yaml              writes mine.lock.json\n"
+    "  smolrecipe run mine.yaml --locked      refuses what is not as it says",
 )
 @recipe_arguments
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from smolrecipe import __version__
 from smolrecipe.cli import (
+    completion_command,
     diff_command,
     docs_command,
     doctor_command,
@@ -31,12 +32,29 @@ from smolrecipe.running.redact import redact
 from smolrecipe.stopping import Interrupted, interrupt
 from smolrecipe_registry.discovery import RESTRICTION, restriction_from_environment
 
+_EPILOG = """\b
+Examples:
+  smolrecipe run smollm3-tiny             minutes on two CPU cores
+  smolrecipe status runs/smollm3-tiny     how far it is, from another terminal
+  smolrecipe plan smollm3                 what would run, and what it takes
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+\b
+Exit codes:
+  0    done
+  1    a stage failed, a claim of 'verify' does not hold, 'diff' found a
+       difference, 'doctor' something lacking, 'plugins test' a failure
+  2    the command, the recipe or the machine is not fit for it: nothing ran
+  130  stopped by Ctrl-C; the same command goes on
+  143  stopped by SIGTERM; the same command goes on
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="smolrecipe")
 @click.option(
     "--plugins",
     metavar="NAMES",
+    shell_complete=lambda context, parameter, incomplete: plugins_command.complete_plugins(incomplete),
     help=f"Load only these plugins, separated by commas (also {RESTRICTION}).",
 )
 @click.pass_context
@@ -60,6 +78,7 @@ for command in (
     plugins_command.plugins,
     docs_command.docs,
     doctor_command.doctor,
+    completion_command.completion,
     plugin_command.plugin,
     stage_command.stage,
     dry_run.dry_run_worker,

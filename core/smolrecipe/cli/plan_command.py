@@ -29,7 +29,11 @@ _MOST_TOKENS = 1e18
 """Of a stage: a hundred thousand times SmolLM3's."""
 
 
-@click.command()
+@click.command(
+    short_help="Check a recipe without running it.",
+    epilog="\b\nExamples:\n  smolrecipe validate recipes/mine.yaml\n"
+    "  smolrecipe validate smollm3 --set stages.sft.epochs=2",
+)
 @recipe_arguments
 @sweep_option
 @click.pass_obj
@@ -61,9 +65,10 @@ def _as_tokens(context: click.Context, option: click.Parameter, given: tuple[str
 
 
 @click.command(
+    short_help="Show what would run and why, and what it would take.",
     epilog="\b\nExamples:\n  smolrecipe plan smollm3              what would run, tokens, hours, cost\n"
     "  smolrecipe plan smollm3 --dry-run    the same with GiB per GPU\n"
-    "  smolrecipe plan smollm3 --gpu h200 --tokens mid-training=140.7e9"
+    "  smolrecipe plan smollm3 --gpu h200 --tokens mid-training=140.7e9",
 )
 @recipe_arguments
 @sweep_option

@@ -11,14 +11,23 @@ from smolrecipe.cli.session import Session
 from smolrecipe_registry.scaffold import COMPONENTS, write_plugin
 
 
-@click.group()
+@click.group(epilog="\b\nExample:\n  smolrecipe plugin new simpo --kind preference-loss")
 def plugin() -> None:
     """Write a plugin of your own."""
 
 
-@plugin.command()
+@plugin.command(
+    epilog="\b\nExamples:\n  smolrecipe plugin new simpo --kind preference-loss\n"
+    "  smolrecipe plugin new muon --kind optimizer --folder ./muon"
+)
 @click.argument("name")
-@click.option("--kind", type=click.Choice(list(COMPONENTS)), required=True, help="What the plugin will offer.")
+@click.option(
+    "--kind",
+    type=click.Choice(list(COMPONENTS)),
+    required=True,
+    metavar="KIND",
+    help=f"What the plugin will offer: {', '.join(COMPONENTS)}.",
+)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),

@@ -14,7 +14,17 @@ from smolrecipe.components import KINDS
 from smolrecipe_registry.discovery import plugin_entries
 
 
-@click.group(invoke_without_command=True)
+def complete_plugins(incomplete: str) -> list[str]:
+    """Names of installed plugins that begin so; of several, separated by commas, the last is completed."""
+    before, comma, begun = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in plugin_entries() if name.startswith(begun)]
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="\b\nExamples:\n  smolrecipe plugins\n  smolrecipe plugins --traceback      why one was set aside\n"
+    "  smolrecipe plugins test apo         one alone",
+)
 @json_option
 @click.option("--traceback", "show_traceback", is_flag=True, help="Show why plugins were set aside, in full.")
 @click.pass_context
@@ -24,7 +34,12 @@ def plugins(context: click.Context, as_json: bool, show_traceback: bool) -> None
         _list(context.obj, as_json, show_traceback)
 
 
-@plugins.command(context_settings={"ignore_unknown_options": True})
+@plugins.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="\b\nExamples:\n  smolrecipe plugins test apo\n"
+    "  smolrecipe plugins test apo -x -k zero        what follows NAME is pytest's\n"
+    "  smolrecipe plugins test --all --jobs 2",
+)
 @click.option("--all", "every", is_flag=True, help="Test every installed plugin.")
 @click.option(
     "--tests",
@@ -32,7 +47,13 @@ def plugins(context: click.Context, as_json: bool, show_traceback: bool) -> None
     help="The plugin's own tests.  [default: its files in ./tests/plugins, or ./tests where its source lies here]",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Plugins tested at a time.")
-@click.argument("arguments", metavar="[NAME] [PYTEST ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED)
+@click.argument(
+    "arguments",
+    metavar="[NAME] [PYTEST ARGUMENTS]...",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    shell_complete=lambda context, parameter, incomplete: complete_plugins(incomplete),
+)
 def test(every: bool, tests: Path | None, jobs: int, arguments: tuple[str, ...]) -> None:
     """Run a plugin's tests and conformance checks where only it exists.
 

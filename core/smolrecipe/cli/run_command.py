@@ -16,6 +16,7 @@ from smolrecipe.cli.measures import MEASURES_FILE, measures_of, print_measures
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
 from smolrecipe.cli.sweep_command import run_variants
 from smolrecipe.cli.views import make_view
+from smolrecipe.completing import complete_stage
 from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.wording import readable
@@ -28,8 +29,9 @@ from smolrecipe.running.store import RunStore
 
 @click.command(
     epilog="\b\nExamples:\n  smolrecipe run smollm3-tiny\n"
-    "  smolrecipe run recipes/mine.yaml --locked      only as 'smolrecipe lock' has written it down\n"
-    "  smolrecipe run recipes/mine.yaml --only sft    one stage, as a job of a cluster does"
+    "  smolrecipe run mine.yaml --set stages.sft.epochs=2\n"
+    "  smolrecipe run mine.yaml --locked      as 'smolrecipe lock' wrote it down\n"
+    "  smolrecipe run mine.yaml --only sft    one stage, as jobs of a cluster do"
 )
 @recipe_arguments
 @sweep_option
@@ -49,6 +51,7 @@ from smolrecipe.running.store import RunStore
 @click.option(
     "--only",
     metavar="STAGE",
+    shell_complete=complete_stage,
     help="Run this one stage; those that it uses have to be published. Several processes, on one machine or on many "
     "that share the run store, may run different stages of a recipe at once.",
 )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from smolrecipe.completing import complete_recipe
 from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
@@ -92,7 +93,7 @@ def recipe_arguments(function: F) -> F:
     function = click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. stages.sft.epochs=2."
     )(function)
-    return click.argument("recipe", metavar="RECIPE")(function)
+    return click.argument("recipe", metavar="RECIPE", shell_complete=complete_recipe)(function)
 
 
 def sweep_option(function: F) -> F:

@@ -14,6 +14,7 @@ import click
 
 from smolrecipe.cli.session import json_option
 from smolrecipe.cli.tables import print_table
+from smolrecipe.completing import complete_run
 from smolrecipe.running.pace import duration
 from smolrecipe.running.progress import RunProgress, StageProgress, run_progress
 from smolrecipe.running.redact import redact
@@ -27,10 +28,11 @@ _HEADINGS = ("stage", "status", "step", "loss", "tokens/s", "left")
 
 
 @click.command(
+    short_help="Say how far a run has come.",
     epilog="\b\nExamples:\n  smolrecipe status runs/smollm3-tiny\n"
-    "  smolrecipe status runs/smollm3-tiny --watch     again every few seconds, until the run ends"
+    "  smolrecipe status runs/smollm3-tiny --watch     again and again, to its end",
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_run)
 @click.option("--watch", is_flag=True, help="Tell it again every few seconds, until nobody writes the run any more.")
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between two looks."

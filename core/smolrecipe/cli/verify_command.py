@@ -17,6 +17,7 @@ from attrs import asdict
 
 from smolrecipe.cli.session import Session, json_option
 from smolrecipe.cli.tables import print_table
+from smolrecipe.completing import complete_run
 from smolrecipe.errors import UserError
 from smolrecipe.running.metrics import MetricsFollower, MetricsWriter
 from smolrecipe.running.process import run_processes
@@ -30,8 +31,12 @@ EVENTS_FILE = "proofs.jsonl"
 LOG_FILE = "log.txt"
 
 
-@click.command()
-@click.argument("path", metavar="RUN_OR_CHECKPOINT", type=click.Path(path_type=Path))
+@click.command(
+    short_help="Prove what was published, claim by claim.",
+    epilog="\b\nExamples:\n  smolrecipe verify runs/smollm3-tiny      exits with 1 if a claim fails\n"
+    "  smolrecipe verify ./SmolLM3-3B           a checkpoint from anywhere",
+)
+@click.argument("path", metavar="RUN_OR_CHECKPOINT", type=click.Path(path_type=Path), shell_complete=complete_run)
 @json_option
 @click.pass_obj
 def verify(session: Session, path: Path, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from smolrecipe.cli.value_words import value_in_words
 from smolrecipe.comparing.changes import ABSENT
 from smolrecipe.comparing.sides import side_of_plan
 from smolrecipe.comparing.why import Difference, Explained, Explainer, Why
+from smolrecipe.completing import complete_stage
 from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.plan import Plan, PlannedStage
 
@@ -23,11 +24,12 @@ _LONGEST = 60
 
 
 @click.command(
+    short_help="Say why a stage would run, go on or be skipped.",
     epilog="\b\nExamples:\n  smolrecipe why smollm3-tiny            every stage\n"
-    "  smolrecipe why smollm3-tiny apo        one, down to the root cause"
+    "  smolrecipe why smollm3-tiny apo        one, down to the root cause",
 )
 @recipe_arguments
-@click.argument("stage", metavar="[STAGE]", required=False)
+@click.argument("stage", metavar="[STAGE]", required=False, shell_complete=complete_stage)
 @sweep_option
 @store_option
 @json_option
