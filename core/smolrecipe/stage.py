@@ -124,7 +124,10 @@ class StageContext:
         return read_events(self.folder / METRICS_FILE)
 
     def progress(self, step: int, steps: int, **metrics: float) -> None:
-        """Report that ``step`` of ``steps`` is done, with its metrics (loss, learning rate, tokens per second)."""
+        """Report that ``step`` of ``steps`` is done, with its metrics (loss, learning rate, tokens per second).
+
+        What the stage's processes hold of memory is told with it.
+        """
         if self.rank == 0:
             self.report({"step": step, "steps": steps, **metrics})
 

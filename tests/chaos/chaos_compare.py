@@ -13,7 +13,7 @@ TIMED = ("stage.json", "metrics.jsonl", "log.txt")
 
 MANIFEST = "manifest.json"
 _TIMES_OF_A_RECORD = ("started", "seconds", "attempts")
-_TIMES_OF_AN_EVENT = ("time", "tokens_per_second")
+_TIMES_OF_AN_EVENT = ("time", "tokens_per_second", "memory_gib", "gpu_memory_gib")
 
 
 LAUNCHED_ANOTHER_WAY = ("provenance", "packages.smolrecipe-warm")

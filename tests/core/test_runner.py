@@ -128,7 +128,7 @@ def test_trackers_get_every_event(write_recipe: Write, smolrecipe: Run, tmp_path
     recipe = write_recipe(HEAD + "trackers: [{use: file}]\nstages:\n  one: {use: count, to: 2}\n")
     smolrecipe("run", recipe, check=0)
     (tracked,) = tmp_path.glob("runs/toy/one-*/tracked.txt")
-    assert tracked.read_text().splitlines() == ["['loss', 'step', 'steps']"] * 2 + ["['message']"]
+    assert tracked.read_text().splitlines() == ["['loss', 'memory_gib', 'step', 'steps']"] * 2 + ["['message']"]
 
 
 def test_an_unwritable_run_store_is_refused_before_anything_runs(write_recipe: Write, smolrecipe: Run) -> None:

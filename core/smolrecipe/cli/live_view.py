@@ -1,8 +1,8 @@
-"""The live view of a run: one bar per stage, on a terminal."""
+"""The live view of a run: one line for the stage that runs, on a terminal; with a bar where there is room."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -18,22 +18,25 @@ from rich.progress import (
 
 from smolrecipe.cli.views import LastSteps, goes_on_text
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.memory import memory_text
 from smolrecipe.running.runner import RunView
 
-_SHOWN = {"loss": "loss", "tokens_per_second": "tok/s"}
+_WIDE = 110
+"""Columns of a terminal that has room for a bar, and for how long the stage has taken."""
 
 
 class LiveView(RunView):
-    """Draws a bar for the stage that runs; finished stages stay above it as lines."""
+    """Draws a line for the stage that runs; finished stages stay above it as lines."""
 
     def __init__(self, plan: Plan) -> None:
         self._width = max(len(stage.name) for stage in plan.stages)
         self._console = Console(stderr=True, highlight=False)
+        is_wide = self._console.width >= _WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            *([BarColumn(bar_width=20)] if is_wide else []),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if is_wide else []),
             TextColumn("{task.fields[left]}", style="progress.remaining"),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
@@ -69,8 +72,8 @@ class LiveView(RunView):
         if "message" in event:
             self._line(stage, str(event["message"]), "dim")
         elif "step" in event and self._task is not None:
-            numbers = "  ".join(f"{label} {event[key]:.4g}" for key, label in _SHOWN.items() if key in event)
             self._steps.add(event)
+            numbers = "  ".join(_numbers(event))
             done, of, left = event["step"], event["steps"], self._steps.left()
             self._progress.update(self._task, completed=done, total=of, numbers=numbers, left=left)
 
@@ -83,3 +86,20 @@ class LiveView(RunView):
 
     def _line(self, stage: PlannedStage, text: str, style: str) -> None:
         self._console.print(f"{stage.name:<{self._width}}  {text}", style=style, markup=False)
+
+
+def _numbers(event: Mapping[str, Any]) -> Iterator[str]:
+    if "loss" in event:
+        yield f"loss {event['loss']:.4g}"
+    if "tokens_per_second" in event:
+        yield f"{_short(event['tokens_per_second'])} tok/s"
+    if memory := memory_text(event):
+        yield memory.removeprefix("memory ")
+
+
+def _short(number: float) -> str:
+    """``987``, ``12.3k``, ``4.56M``."""
+    for power, sign in ((9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g}{sign}"
+    return f"{number:.3g}"

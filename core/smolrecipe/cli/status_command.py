@@ -15,6 +15,7 @@ import click
 from smolrecipe.cli.session import json_option
 from smolrecipe.cli.tables import print_table
 from smolrecipe.completing import complete_run
+from smolrecipe.running.memory import memory_text
 from smolrecipe.running.pace import duration
 from smolrecipe.running.progress import RunProgress, StageProgress, run_progress
 from smolrecipe.running.redact import redact
@@ -24,7 +25,7 @@ from smolrecipe.strict_json import printable
 _QUIET_SECONDS = 120.0
 """How long a stage that is running says nothing before that is worth a word."""
 
-_HEADINGS = ("stage", "status", "step", "loss", "tokens/s", "left")
+_HEADINGS = ("stage", "status", "step", "loss", "tokens/s", "memory", "left")
 
 
 @click.command(
@@ -57,7 +58,7 @@ def _print(found: RunProgress, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(found), ensure_ascii=False))
         return
-    print_table(_HEADINGS, [_row(stage) for stage in found.stages], right=(2, 3, 4, 5))
+    print_table(_HEADINGS, [_row(stage) for stage in found.stages], right=(2, 3, 4, 5, 6))
     click.echo("\n".join(_lines(found)))
 
 
@@ -68,7 +69,8 @@ def _row(stage: StageProgress) -> tuple[str, ...]:
         left = f"took {duration(stage.seconds)}"
     elif stage.seconds_left is not None:
         left = duration(stage.seconds_left)
-    return (stage.stage, stage.status, step, _number(stage, "loss"), _number(stage, "tokens_per_second"), left)
+    memory = memory_text(stage.numbers).removeprefix("memory ") or "-"
+    return (stage.stage, stage.status, step, _number(stage, "loss"), _number(stage, "tokens_per_second"), memory, left)
 
 
 def _number(stage: StageProgress, name: str) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 import click
 
 from smolrecipe.planning.plan import Plan, PlannedStage
+from smolrecipe.running.memory import ON_GPU, RESIDENT, memory_text
 from smolrecipe.running.pace import STEPS_OF_A_PACE, duration, seconds_left
 from smolrecipe.running.runner import RunView
 
 _LINE_EVERY_SECONDS = 10.0
+_NOT_HERE = ("step", "steps", "time", RESIDENT, ON_GPU)
+"""Numbers of a step that are said in another way."""
 
 
 @contextmanager
@@ -55,7 +58,7 @@ class LineView(RunView):
         elif "step" in event:
             self._steps.add(event)
             if self._is_shown(event):
-                self._say(stage, ", ".join(filter(None, (step_text(event), self._steps.left()))))
+                self._say(stage, ", ".join(filter(None, (step_text(event), self._steps.left(), memory_text(event)))))
                 self._last_line = time.monotonic()
 
     def finished(self, stage: PlannedStage, record: Mapping[str, Any]) -> None:
@@ -95,6 +98,6 @@ def step_text(event: Mapping[str, Any]) -> str:
     numbers = [
         f"{key.replace('_', ' ')} {value:.4g}"
         for key, value in event.items()
-        if key not in ("step", "steps", "time") and isinstance(value, (int, float))
+        if key not in _NOT_HERE and isinstance(value, (int, float))
     ]
     return ", ".join([f"step {event['step']}/{event['steps']}", *numbers])

@@ -20,6 +20,7 @@ from smolrecipe.errors import StageStopped, UserError
 from smolrecipe.options import Use
 from smolrecipe.recipe.converter import make_converter
 from smolrecipe.running.causes import cause_of
+from smolrecipe.running.memory import MemoryMeter
 from smolrecipe.running.metrics import MetricsWriter
 from smolrecipe.running.notes import OwnNote
 from smolrecipe.running.redact import redact, redact_value
@@ -76,9 +77,14 @@ def _end_with_launcher() -> None:
 
 def _context(task: Task, rank: int, of: int, trackers: list[Use[Tracker]]) -> StageContext:
     sinks: list[Callable[[Mapping[str, Any]], None]] = []
+    memory = MemoryMeter(of)
 
     def report(event: Mapping[str, Any]) -> None:
+        if not sinks:
+            return
         event = {key: value if isinstance(value, (int, float)) else redact_value(value) for key, value in event.items()}
+        if "step" in event:
+            event |= {key: value for key, value in memory().items() if key not in event}
         for sink in sinks:
             sink(event)
 
