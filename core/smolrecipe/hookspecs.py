@@ -370,6 +370,8 @@ def smolrecipe_find_recipe(reference: str) -> Path | None:
 def smolrecipe_commands(cli: click.Group) -> None:
     """Add commands to the command line.
 
+    What ``smolrecipe.completing`` has completes a parameter in shells: ``shell_complete=complete_run``.
+
     Example::
 
         @smolrecipe.hookimpl

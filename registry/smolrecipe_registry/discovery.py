@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection, Iterable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -177,10 +177,15 @@ def _refuse_unknown(only: Collection[str] | None, installed: Collection[str]) ->
         raise RecipeError(f"no plugin '{name}' is installed{near_miss(name, installed) or known}" for name in unknown)
 
 
+@functools.cache  # its file is parsed again whenever it is asked, and many plugins may be of one distribution
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    return distribution.name, distribution.version
+
+
 def _load(registry: Registry, entry: EntryPoint) -> None:
     found = FoundPlugin(name=entry.name, target=entry.value)
     if entry.dist is not None:
-        found.distribution, found.version = entry.dist.name, entry.dist.version
+        found.distribution, found.version = _name_and_version(entry.dist)
     registry.plugins[entry.name] = found
     try:
         plugin = entry.load()

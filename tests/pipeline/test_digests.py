@@ -182,9 +182,7 @@ def settings(place: tuple[str | int, ...], component: str, name: str, plan: Plan
     given = OTHER.get(component, {}).get(name)
     if isinstance(given, (list, dict)):
         parts = (given["needs"], given["change"]) if isinstance(given, dict) else ([], given)
-        needed, own = (
-            [s if s.startswith(("stages.", "trackers=")) else f"{prefix}.{s}" for s in part] for part in parts
-        )
+        needed, own = ([s if s.startswith("stages.") else f"{prefix}.{s}" for s in part] for part in parts)
         return needed, own
     if given is None:
         use = next(use for path, use in all_uses(plan.recipe) if path == place)
