@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from smolrecipe.strict_json import printable
+from smolrecipe_report.claims import CLAIM_HEAD, claim_rows
 from smolrecipe_report.data_counts import FILL_HEAD, SCORE_HEAD, SOURCE_HEAD, fill_rows, score_rows, source_rows
 from smolrecipe_report.data_figures import lengths_figure, mixture_figure
 from smolrecipe_report.figures import context_figure, curve_figures
@@ -43,10 +44,7 @@ def write_report(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], f
 def _page(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], folder: Path) -> str:
     sections = {
         "Pipeline": _pipeline(stages, earlier, folder),
-        "What changed": [
-            table("Measures before and after each stage", _MEASURE_HEAD, _measure_rows(stages)),
-            table("Scores of the models that were evaluated", SCORE_HEAD, score_rows(stages)),
-        ],
+        "What changed": _what_changed(stages),
         "Training": _training(stages, folder),
         "Data": _data(stages, folder),
         "Rows": _rows(stages),
@@ -70,6 +68,17 @@ def _pipeline(stages: Sequence[Stage], earlier: Sequence[Stage], folder: Path) -
         inner = table(caption, ("stage", "folder", "status", "started"), rows)
         count = f"{len(earlier)} {'folder' if len(earlier) == 1 else 'folders'} left by earlier runs"
         parts.append(folded(count, inner))
+    return parts
+
+
+def _what_changed(stages: Sequence[Stage]) -> list[str]:
+    parts = [
+        table("Measures before and after each stage", _MEASURE_HEAD, _measure_rows(stages)),
+        table("Scores of the models that were evaluated", SCORE_HEAD, score_rows(stages)),
+    ]
+    if claims := list(claim_rows(stages)):
+        caption = "Claims, judged by the interval of the mean difference between the arms over seeds"
+        parts.insert(0, table(caption, CLAIM_HEAD, claims))
     return parts
 
 
