@@ -36,7 +36,8 @@ def test_what_this_process_and_its_children_hold() -> None:
     held = bytearray(300 * 2**20)
     alone = meter()[RESIDENT]
     assert alone - before == pytest.approx(300 / 1024, abs=0.05)
-    with subprocess.Popen([sys.executable, "-c", HOLD, "200"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    grandchild = ["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", HOLD, "200"]
+    with subprocess.Popen(grandchild, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         assert meter()[RESIDENT] - alone == pytest.approx(0.2, abs=0.05)

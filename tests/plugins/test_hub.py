@@ -249,4 +249,4 @@ def test_help_imports_no_library_of_the_hub(smolrecipe: Smolrecipe) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-    assert "Example: smolrecipe card" in smolrecipe("card", "--help", check=0).stdout
+    assert "  smolrecipe card runs/" in smolrecipe("card", "--help", check=0).stdout
