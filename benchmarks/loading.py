@@ -14,13 +14,11 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -85,7 +83,7 @@ def _ours(tokens: Path) -> Callable[[], float]:
     return lambda: _rate(lambda: mixture.row(next(samples)))
 
 
-def _mixture(tokens: Path):  # noqa: ANN202
+def _mixture(tokens: Path):
     from smolrecipe_data.mixture import Mixture
 
     sources = {name: tokens / "tokens" / name for name in ("prose", "code")}

@@ -130,9 +130,7 @@ def _run_problems(
         lengths = [len(lm.tok_encode(prompt)) for prompt in rendered]
         longest = max(lengths)
         if not min(lengths):
-            raise StageError(
-                f"the prompt of row {lengths.index(0)} of '{task_name}' is no token at all for '{name}'"
-            )
+            raise StageError(f"the prompt of row {lengths.index(0)} of '{task_name}' is no token at all for '{name}'")
         if longest + options.max_new_tokens > lm.max_length:  # lm-eval would cut the prompt's start off
             raise StageError(
                 f"'{name}' takes {lm.max_length} tokens, but '{task_name}' has prompts of {longest} and "

@@ -27,7 +27,7 @@ def data() -> None:
 @data.command(
     short_help="Print rows that a stage was trained on.",
     epilog="\b\nExamples:\n  smolrecipe data inspect pretrain-1 --run runs/smollm3-tiny\n"
-    "  smolrecipe data inspect apo --run runs/smollm3-tiny --source no-think --row 3",
+    "  smolrecipe data inspect apo --run runs/mine --source no-think --row 3",
 )
 @click.argument("stage", shell_complete=complete_stage)
 @click.option(
