@@ -54,7 +54,10 @@ class TokenRows(Protocol):
         ...
 
     def position(self, samples: int) -> Mapping[str, int]:
-        """How far each source has been read after ``samples`` samples: what a later stage continues from."""
+        """How far each source has been read after ``samples`` samples, in tokens: what a later stage continues from.
+
+        What a stage has read of a source is how much farther that is than after no sample.
+        """
         ...
 
     def summary(self) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ a{color:var(--focus);padding:.2rem 0}
 .wide{overflow-x:auto;margin:1rem 0}
 table{border-collapse:collapse}
 @media(max-width:60rem){table{width:max-content}}
-caption{text-align:left;color:var(--soft);padding:.3rem 0}
+caption{text-align:left;color:var(--soft);padding:.3rem 0;max-width:calc(100vw - 3rem)}
 th,td{text-align:left;padding:.3rem 1rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 max-width:26rem;overflow-wrap:break-word}
 tbody th{white-space:nowrap}
