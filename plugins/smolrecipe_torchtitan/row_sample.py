@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def row_sample(rows: TokenRows, samples: int) -> list[dict[str, Any]]:
         sources = _moved(before, after)
         before = after
         if left & sources.keys() or not number:
-            found.append({"source": " + ".join(sources), "row": number, **columns_of(rows.row(number))})
+            found.append({"source": name_of(sources), "row": number, **columns_of(rows.row(number))})
             left -= sources.keys()
         if not left:
             break
@@ -52,6 +52,11 @@ def columns_of(row: TokenRow) -> dict[str, list[int]]:
         "labels": [IGNORE_INDEX, *labels_of(row).tolist()],
         "document_starts": starts.tolist(),
     }
+
+
+def name_of(sources: Iterable[str]) -> str:
+    """What the sources that a row was read from are called together; a packer need not tell of any."""
+    return " + ".join(sources) or "data"
 
 
 def write_row_sample(folder: Path, rows: TokenRows, samples: int) -> None:

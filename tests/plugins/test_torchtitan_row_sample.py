@@ -55,6 +55,17 @@ def test_the_first_row_of_each_source_is_kept(tmp_path: Path) -> None:
     assert code["labels"] == [-100, 21, -100, 23, 24, 25, 26] and code["document_starts"] == [0, 2]
 
 
+def test_of_a_packer_that_tells_of_no_source_the_first_row_is_kept(tmp_path: Path) -> None:
+    class Untold(Sources):
+        def position(self, samples: int) -> Mapping[str, int]:
+            return {}
+
+    rows = Untold(("web", "code"))
+    write_row_sample(tmp_path, rows, 2)
+    (line,) = parquet.read_table(tmp_path / SAMPLE_FILE).to_pylist()
+    assert (line["source"], line["row"], read_by(rows, 2)) == ("data", 0, {})
+
+
 def test_it_is_the_same_to_the_last_byte_each_time(tmp_path: Path) -> None:
     contents = set()
     for _ in range(2):

@@ -19,7 +19,7 @@ from smolrecipe.stage import TOKENIZER_FOLDER
 from smolrecipe_torchtitan.decoder import sees_documents
 from smolrecipe_torchtitan.options import PretrainOptions
 from smolrecipe_torchtitan.proofs.cpu_model import build_with
-from smolrecipe_torchtitan.row_sample import SAMPLE_FILE
+from smolrecipe_torchtitan.row_sample import SAMPLE_FILE, name_of
 from smolrecipe_torchtitan.samples import collate
 from smolrecipe_torchtitan.start import Start
 from smolrecipe_torchtitan.tokenizer import read_tokenizer
@@ -75,7 +75,7 @@ def _published(path: Path, rows: TokenRows, samples: int) -> Proof:
         learned = [at > 0 and at not in starts for at in range(length + 1)]
         labels = [token if at else IGNORE_INDEX for token, at in zip(row.tokens.tolist(), learned, strict=True)]
         for what, published, due in (
-            ("source", line["source"], " + ".join(moved)),
+            ("source", line["source"], name_of(moved)),
             ("input_ids", line["input_ids"], row.tokens.tolist()),
             ("document_starts", line["document_starts"], starts),
             ("labels", line["labels"], labels),
