@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run verify test pipeline strangers chaos check isolation docs clean
+.PHONY: install run verify claims test pipeline strangers chaos check isolation docs clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,10 @@ run: $(INSTALLED)
 # What `make run` has made, proven claim by claim.
 verify: $(INSTALLED)
 	$(BIN)/smolrecipe verify runs/smollm3-tiny
+
+# SmolLM3's claims in miniature, over five seeds: half an hour.
+claims: $(INSTALLED)
+	$(BIN)/smolrecipe run recipes/smollm3-claims.yaml
 
 # Tests run two at a time, as many as the smallest machine that they are meant for has cores.
 JOBS ?= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from smolrecipe import Artifact, Measure, StageContext
 from smolrecipe.durable import write_whole
@@ -71,8 +71,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 
 def _measure(name: str, result: dict[str, Any]) -> Measure:
-    what = f"{name}, {result['verdict']}: {result['measure']}"
-    before, after = (of["mean"] for of in result["arms"].values())
-    if result["expect"] == "stays":
-        return Measure(name=f"{what}, difference", after=abs(result["difference"]), better="lower")
-    return Measure(name=what, before=before, after=after, better="higher" if result["expect"] == "rises" else "lower")
+    """The difference alone: whether a fall is for the better is for who makes the claim to say."""
+    better: Literal["higher", "lower"] = "higher" if result["expect"] == "rises" else "lower"
+    label = f"{name}, {result['verdict']}: {result['measure']}, difference"
+    return Measure(name=label, after=result["difference"], better=better)

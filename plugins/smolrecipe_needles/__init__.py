@@ -29,14 +29,15 @@ class NeedlesOptions:
 
     style: Literal["text", "chat", "preference", "problems", "chat_problems"] = option(
         doc="text: documents that say every needle several times, for pretraining. chat: a document and questions "
-        "about it. preference: the right answer preferred to a wrong one. problems: a document that breaks off where a "
-        "needle comes again, for models that continue text. chat_problems: the question of a chat with its answer"
+        "about it. preference: the right answer preferred to another needle of the document, which was not asked for. "
+        "problems: a document that breaks off where a needle comes again, for models that continue text. "
+        "chat_problems: the question of a chat with its answer"
     )
     split: Literal["train", "held_out"] = option(doc="which rows: those of one split are never those of the other")
     length: int = option(
         default=128,
         at_least=16,
-        doc="words and full stops of a document; up to three less, where no sentence fits any more",
+        doc="words and full stops of a document; up to four less, where no sentence fits any more",
     )
     needles: int = option(default=8, at_least=1, at_most=16, doc="different needles in a document")
     mentions: int = option(
@@ -61,6 +62,8 @@ def check(options: NeedlesOptions) -> Iterable[str]:
             f"{said * words_in(SAYING)}: raise 'length', or lower 'needles'"
             + (" or 'mentions'" if options.style == "text" else "")
         )
+    if options.style == "preference" and options.needles < 2:
+        yield "'needles' is 1, but style preference takes two: the other answer is another needle"
     if options.style == "chat" and options.turns > options.needles:
         yield f"'turns' is {options.turns}, but there are only {options.needles} needles to ask for"
 

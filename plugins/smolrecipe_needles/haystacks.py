@@ -40,12 +40,11 @@ def _chat(document: str, needles: Needles, random: Random, options: NeedlesOptio
 
 
 def _preference(document: str, needles: Needles, random: Random, options: NeedlesOptions) -> dict[str, Any]:
-    key = random.choice(list(needles))
-    wrong = random.choice([value for value in VALUES[key] if value != needles[key]])
+    key, other = random.sample(list(needles), 2)
     return {
         "prompt": [_question(document, key)],
         "chosen": [_answer(key, needles[key])],
-        "rejected": [_answer(key, wrong)],
+        "rejected": [_answer(other, needles[other])],
         **_NO_THINKING,
     }
 
