@@ -11,35 +11,50 @@ from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253
-from lm_eval import simple_evaluate  # noqa: TID253
-from lm_eval.models.huggingface import HFLM  # noqa: TID253
+from attrs import frozen
 from lm_eval.tasks import TaskManager  # noqa: TID253
-from transformers import PreTrainedModel, PreTrainedTokenizerBase  # noqa: TID253
 
 from smolrecipe import Artifact, Measure, StageContext, StageError, near_miss
-from smolrecipe_lm_eval import EvaluateOptions, problems
-from smolrecipe_lm_eval.models import load
+from smolrecipe_lm_eval import problems, samples
+from smolrecipe_lm_eval.held_out import held_out_texts
+from smolrecipe_lm_eval.models import load, require_positions
+from smolrecipe_lm_eval.named_tasks import run_named_tasks
+from smolrecipe_lm_eval.options import EvaluateOptions
+from smolrecipe_lm_eval.published_scores import plain_published, without_score
 from smolrecipe_lm_eval.scores import Score, results_by_task, scores_of
+from smolrecipe_lm_eval.texts import read_texts, run_texts
 
-_ANY_CONVERSATION = [{"messages": [{"role": "user", "content": "Hello"}]}]
 
-Rows = Mapping[str, list[Mapping[str, Any]]]
+@frozen(kw_only=True)
+class _Asked:
+    """What every model is asked."""
+
+    rows: Mapping[str, list[Mapping[str, Any]]]
+    texts: Mapping[str, list[str]]
+    manager: TaskManager | None
 
 
 def evaluate(options: EvaluateOptions, context: StageContext) -> Artifact:
-    """Score every model on every problem source and task.
+    """Score every model on every problem source, text source, RULER task and task of lm-eval's.
 
-    Writes ``results/<model>.json`` (all metrics) and ``samples/<model>.jsonl`` (every answer to a problem) as each
-    model is done, and ``results.json`` at the end. A stage that was interrupted goes on with the next model: its folder
-    belongs to these very models and options.
+    Writes ``results/<model>.json`` (all metrics) and, as each model is done, ``samples/``, ``ruler/`` and
+    ``texts/<model>.jsonl`` (every answer, and the log-likelihood of every text), and ``results.json`` at the end. A
+    stage that was interrupted goes on with the next model: its folder belongs to these very models and options.
 
     Raises:
         StageError: for an unknown task, a model without chat template, prompts longer than a model allows.
     """
-    rows = {name: problems.read(name, use, options.limit) for name, use in options.problems.items()}
-    manager = _task_manager(options)
-    for folder in ("results", "samples"):
-        (context.folder / folder).mkdir(exist_ok=True)
+    texts = {name: read_texts(name, use, options.limit) for name, use in options.texts.items()}
+    if options.held_out is not None:
+        texts |= held_out_texts(options.held_out, options.limit, context)
+    asked = _Asked(
+        rows={name: problems.read(name, use, options.limit) for name, use in options.problems.items()},
+        texts=texts,
+        manager=_task_manager(options),
+    )
+    for ref in options.models:
+        require_positions(str(ref), context.input(ref), options)
+    (context.folder / "results").mkdir(exist_ok=True)
     by_model: dict[str, dict[str, Any]] = {}
     for number, ref in enumerate(options.models, start=1):
         name = str(ref)
@@ -48,24 +63,24 @@ def evaluate(options: EvaluateOptions, context: StageContext) -> Artifact:
             by_model[name] = json.loads(file.read_text(encoding="utf-8"))
             context.say(f"{name}: evaluated before the interruption")
         else:
-            by_model[name] = _evaluate_model(name, context.input(ref), rows, manager, options, context)
+            by_model[name] = _evaluate_model(name, context.input(ref), asked, options, context)
             _write(file, by_model[name])
         context.progress(number, len(options.models))
     scores = {name: scores_of(results) for name, results in by_model.items()}
-    _write(
-        context.folder / "results.json",
-        {
-            "lm_eval": version("lm_eval"),
-            "models": by_model,
-            "scores": {name: _plain(of) for name, of in scores.items()},
-        },
-    )
-    return Artifact(measures=_measures(scores), summary={"scores": {name: _plain(of) for name, of in scores.items()}})
+    told = {"scores": {name: _plain(of) for name, of in scores.items()}}
+    if options.published:
+        told["published"] = plain_published(options.published)
+        for sentence in without_score(options.published, scores):
+            context.say(sentence)
+    _write(context.folder / "results.json", {"lm_eval": version("lm_eval"), "models": by_model, **told})
+    return Artifact(measures=_measures(scores), summary=told)
 
 
-def _task_manager(options: EvaluateOptions) -> TaskManager:
+def _task_manager(options: EvaluateOptions) -> TaskManager | None:
     """lm-eval's registry; read only when its tasks are wanted, since that takes it eight seconds."""
-    manager = TaskManager(include_defaults=bool(options.tasks))
+    if not options.tasks:
+        return None
+    manager = TaskManager()
     for name in options.tasks:
         if name not in manager.all_tasks:
             raise StageError(f"lm-eval has no task '{name}'{near_miss(name, manager.all_tasks)}")
@@ -73,33 +88,33 @@ def _task_manager(options: EvaluateOptions) -> TaskManager:
 
 
 def _evaluate_model(
-    name: str, folder: Path, rows: Rows, manager: TaskManager, options: EvaluateOptions, context: StageContext
+    name: str, folder: Path, asked: _Asked, options: EvaluateOptions, context: StageContext
 ) -> dict[str, Any]:
     model, tokenizer = load(folder, "auto" if options.precision == "model" else getattr(torch, options.precision))
     model.to(options.device)
     results: dict[str, Any] = {}
+
+    def keep(kind: str, lines: Any) -> None:
+        (context.folder / kind).mkdir(exist_ok=True)
+        samples.write_lines(context.folder / kind / f"{name}.jsonl", lines)
+
     try:
-        if rows:
-            output = _run_problems(name, model, tokenizer, rows, options)
-            _write_samples(context.folder / "samples" / f"{name}.jsonl", output["samples"])
+        if asked.rows:
+            output = problems.run_problems(name, model, tokenizer, asked.rows, options)
+            keep(samples.PROBLEMS, samples.of_problems(output["samples"]))
             results |= results_by_task(output)
-        if options.tasks:
-            if options.apply_chat_template:
-                problems.prompts(_ANY_CONVERSATION, tokenizer, name)  # lm-eval renders without a bound
-            lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
-            results |= results_by_task(
-                _simple_evaluate(
-                    lm,
-                    list(options.tasks),
-                    options,
-                    task_manager=manager,
-                    num_fewshot=options.num_fewshot,
-                    apply_chat_template=options.apply_chat_template,
-                    system_instruction=options.system_instruction,
-                    limit=options.limit,
-                    log_samples=False,
-                )
-            )
+        if asked.texts:
+            found, lines = run_texts(name, model, tokenizer, asked.texts, options, context)
+            keep(samples.TEXTS, lines)
+            results |= found
+        if options.ruler is not None:
+            from smolrecipe_lm_eval.ruler import run_ruler  # its word lists take seconds to read
+
+            found, lines = run_ruler(name, model, tokenizer, options.ruler, options, context)
+            keep(samples.RULER, lines)
+            results |= found
+        if asked.manager is not None:
+            results |= run_named_tasks(name, model, tokenizer, asked.manager, options)
     finally:
         del model
         gc.collect()
@@ -110,67 +125,18 @@ def _evaluate_model(
     return results
 
 
-def _run_problems(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, options: EvaluateOptions
-) -> dict[str, Any]:
-    if tokenizer.eos_token is None:
-        raise StageError(f"the tokenizer of '{name}' names no eos_token, which ends an answer")
-    # The chat template writes whatever begins a sequence, so the tokenizer must not.
-    lm = HFLM(
-        pretrained=model,
-        tokenizer=tokenizer,
-        batch_size=options.batch_size,
-        add_bos_token=False,
-        think_end_token=_think_end(tokenizer, options.think_end),
-    )
-    tasks = []
-    for task_name, of_task in rows.items():
-        chat = options.problem_prompts == "chat"
-        rendered = problems.prompts(of_task, tokenizer, name) if chat else problems.plain_prompts(of_task)
-        lengths = [len(lm.tok_encode(prompt)) for prompt in rendered]
-        longest = max(lengths)
-        if not min(lengths):
-            raise StageError(f"the prompt of row {lengths.index(0)} of '{task_name}' is no token at all for '{name}'")
-        if longest + options.max_new_tokens > lm.max_length:  # lm-eval would cut the prompt's start off
-            raise StageError(
-                f"'{name}' takes {lm.max_length} tokens, but '{task_name}' has prompts of {longest} and "
-                f"'max_new_tokens' is {options.max_new_tokens}"
-            )
-        ends = [tokenizer.eos_token, *options.stop]
-        tasks.append(problems.task(task_name, of_task, rendered, ends, options.max_new_tokens))
-    return _simple_evaluate(lm, tasks, options, task_manager=TaskManager(include_defaults=False), log_samples=True)
-
-
-def _think_end(tokenizer: PreTrainedTokenizerBase, text: str) -> int | str:
-    """The number of the token that ends a reasoning trace, where it is one token: decoding drops special tokens."""
-    if text in tokenizer.get_vocab():
-        return int(tokenizer.get_vocab()[text])
-    return text
-
-
-def _simple_evaluate(lm: HFLM, tasks: list[Any], options: EvaluateOptions, **more: Any) -> dict[str, Any]:
-    output = simple_evaluate(
-        lm,
-        tasks=tasks,
-        use_cache=None,
-        cache_requests=False,
-        random_seed=options.seed,
-        numpy_random_seed=options.seed,
-        torch_random_seed=options.seed,
-        fewshot_random_seed=options.seed,
-        **more,
-    )
-    if output is None:
-        raise StageError("lm-eval returned no results")
-    return dict(output)
-
-
 def _measures(scores: Mapping[str, Mapping[str, Score]]) -> tuple[Measure, ...]:
     """What changed from each model to the next; the plain scores where there is only one."""
     if len(scores) == 1:
         ((model, of_model),) = scores.items()
         return tuple(
-            Measure(name=f"{task}: {model}", after=score.value, better=score.better, samples=score.samples)
+            Measure(
+                name=f"{task}: {model}",
+                after=score.value,
+                better=score.better,
+                unit=score.unit,
+                samples=score.samples,
+            )
             for task, score in of_model.items()
         )
     return tuple(
@@ -179,6 +145,7 @@ def _measures(scores: Mapping[str, Mapping[str, Score]]) -> tuple[Measure, ...]:
             before=scores[before][task].value,
             after=scores[after][task].value,
             better=scores[after][task].better,
+            unit=scores[after][task].unit,
             samples=scores[after][task].samples,
         )
         for before, after in pairwise(scores)
@@ -194,17 +161,3 @@ def _write(file: Path, content: Any) -> None:
     part = file.with_suffix(".part")
     part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(file)
-
-
-def _write_samples(file: Path, samples: Mapping[str, list[dict[str, Any]]]) -> None:
-    with file.open("w", encoding="utf-8") as opened:
-        for task, of_task in samples.items():
-            for sample in of_task:
-                line = {
-                    "task": task,
-                    "prompt": sample["arguments"][0][0],
-                    "answer": sample["target"],
-                    "given": sample["filtered_resps"][0],
-                    "right": bool(sample[problems.METRIC]),
-                }
-                opened.write(json.dumps(line, ensure_ascii=False) + "\n")

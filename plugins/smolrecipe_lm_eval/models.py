@@ -16,7 +16,9 @@ from transformers import (  # noqa: TID253
 )
 
 from smolrecipe import StageError, untrusted
-from smolrecipe.checkpoint import LONGEST_SECONDS, check_checkpoint, misfits
+from smolrecipe.checkpoint import CONFIG_FILE, LONGEST_SECONDS, check_checkpoint, misfits
+from smolrecipe.strict_json import read_mapping
+from smolrecipe_lm_eval.options import EvaluateOptions
 
 
 def load(folder: Path, dtype: str | torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -42,6 +44,29 @@ def load(folder: Path, dtype: str | torch.dtype) -> tuple[PreTrainedModel, PreTr
         model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id)
         ready: PreTrainedModel = model.eval()
     return ready, tokenizer
+
+
+def require_positions(name: str, folder: Path, options: EvaluateOptions) -> None:
+    """Refuse a model, before any is evaluated, that has not the positions for a context of RULER.
+
+    Raises:
+        StageError: naming the length, or the ``config.json`` that does not tell positions.
+    """
+    if options.ruler is None:
+        return
+    try:
+        config = read_mapping(folder / CONFIG_FILE, most_bytes=2**24)
+    except ValueError as error:
+        raise StageError(str(error)) from None
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        raise StageError(f"{folder / CONFIG_FILE} does not tell max_position_embeddings, which RULER's contexts need")
+    for length in options.ruler.lengths:
+        if length > positions:
+            raise StageError(
+                f"'ruler.lengths' has contexts of {length} tokens, and the model of '{name}' takes {positions}: take "
+                "shorter ones, or extend the model (an export with yarn)"
+            )
 
 
 def _build(folder: Path) -> Any:

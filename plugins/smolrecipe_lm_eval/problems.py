@@ -1,4 +1,4 @@
-"""Problem rows of a source as a task of lm-eval's own kind, so that it does prompting, generating and scoring."""
+"""Problem rows of a source as a task of lm-eval's own kind, so that it does generating and scoring."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 from datasets import Dataset  # noqa: TID253
 from lm_eval.api.task import ConfigurableTask  # noqa: TID253
-from transformers import PreTrainedTokenizerBase  # noqa: TID253
+from lm_eval.tasks import TaskManager  # noqa: TID253
+from transformers import PreTrainedModel, PreTrainedTokenizerBase  # noqa: TID253
 
 from smolrecipe import Source, StageError, Use, untrusted
 from smolrecipe.checkpoint import LONGEST_SECONDS, TEMPLATE_GIB
+from smolrecipe_lm_eval.harness import evaluate_tasks, language_model, think_end
+from smolrecipe_lm_eval.options import EvaluateOptions
 
 METRIC = "exact_match"
 
@@ -32,6 +35,41 @@ def read(name: str, use: Use[Source], limit: int | None) -> list[Mapping[str, An
                 f"and has {', '.join(row) or 'nothing'}"
             )
     return rows
+
+
+def run_problems(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    options: EvaluateOptions,
+) -> dict[str, Any]:
+    """lm-eval's output for the problems of every source, answers too.
+
+    Raises:
+        StageError: when the tokenizer cannot end an answer, or prompts are longer than the model allows.
+    """
+    if tokenizer.eos_token is None:
+        raise StageError(f"the tokenizer of '{name}' names no eos_token, which ends an answer")
+    # The chat template writes whatever begins a sequence, so the tokenizer must not.
+    end = think_end(tokenizer, options.think_end)
+    lm = language_model(model, tokenizer, options.batch_size, add_bos_token=False, think_end_token=end)
+    tasks = []
+    for task_name, of_task in rows.items():
+        chat = options.problem_prompts == "chat"
+        rendered = prompts(of_task, tokenizer, name) if chat else plain_prompts(of_task)
+        lengths = [len(lm.tok_encode(prompt)) for prompt in rendered]
+        longest = max(lengths)
+        if not min(lengths):
+            raise StageError(f"the prompt of row {lengths.index(0)} of '{task_name}' is no token at all for '{name}'")
+        if longest + options.max_new_tokens > lm.max_length:  # lm-eval would cut the prompt's start off
+            raise StageError(
+                f"'{name}' takes {lm.max_length} tokens, but '{task_name}' has prompts of {longest} and "
+                f"'max_new_tokens' is {options.max_new_tokens}"
+            )
+        ends = [tokenizer.eos_token, *options.stop]
+        tasks.append(task(task_name, of_task, rendered, ends, options.max_new_tokens))
+    return evaluate_tasks(lm, tasks, options, task_manager=TaskManager(include_defaults=False), log_samples=True)
 
 
 def prompts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, model: str) -> list[str]:

@@ -11,6 +11,8 @@ from attrs import frozen
 MAIN_METRICS = ("exact_match", "acc_norm", "acc", "prompt_level_strict_acc", "pass@1", "f1", "bleu", "word_perplexity")
 """Which of a task's metrics stands for it, the first that it has; a task with none of them is told by its first."""
 
+_UNITS = {"bits_per_byte": "bits per byte"}
+
 
 @frozen(kw_only=True)
 class Score:
@@ -21,6 +23,11 @@ class Score:
     stderr: float | None
     samples: int | None
     better: Literal["higher", "lower"]
+
+    @property
+    def unit(self) -> str:
+        """The unit of the metric, nothing for a share of one."""
+        return _UNITS.get(self.metric, "")
 
     def __str__(self) -> str:
         error = f" ± {self.stderr:.4f}" if self.stderr is not None else ""

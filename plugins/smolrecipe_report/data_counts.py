@@ -37,19 +37,6 @@ def source_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
             yield stage.name, name, *("" if value is None else value for value in found)
 
 
-SCORE_HEAD = ("model", "task", "metric", "score", "standard error", "samples")
-
-
-def score_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
-    """A row for each score of each model that an evaluation has judged."""
-    for stage in stages:
-        scores = stage.record.get("summary", {}).get("scores")
-        for model, tasks in scores.items() if isinstance(scores, dict) else ():
-            for task, score in tasks.items() if isinstance(tasks, dict) else ():
-                if isinstance(score, dict):
-                    yield model, task, *(score.get(key, "") for key in ("metric", "score", "stderr", "samples"))
-
-
 def fill_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
     """A row for each stage that recorded how full its packed rows are (1 is no padding)."""
     for stage in stages:

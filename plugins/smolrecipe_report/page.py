@@ -10,7 +10,7 @@ from typing import Any
 
 from smolrecipe.strict_json import printable
 from smolrecipe_report.claims import CLAIM_HEAD, claim_rows
-from smolrecipe_report.data_counts import FILL_HEAD, SCORE_HEAD, SOURCE_HEAD, fill_rows, score_rows, source_rows
+from smolrecipe_report.data_counts import FILL_HEAD, SOURCE_HEAD, fill_rows, source_rows
 from smolrecipe_report.data_figures import lengths_figure, mixture_figure
 from smolrecipe_report.figures import context_figure, curve_figures
 from smolrecipe_report.graph import graph_figure
@@ -20,6 +20,7 @@ from smolrecipe_report.mixtures import MIXTURE_HEAD, mixture_rows, mixtures_of
 from smolrecipe_report.page_parts import document, figure, folded, table
 from smolrecipe_report.reading import Stage
 from smolrecipe_report.sample_html import sample_html
+from smolrecipe_report.scores import PUBLISHED_CAPTION, SCORE_HEAD, published_head, published_rows, score_rows
 from smolrecipe_report.spans import amount, without_span
 from smolrecipe_report.speed import SPEED_HEAD, speed_rows
 from smolrecipe_report.written import put
@@ -76,6 +77,8 @@ def _what_changed(stages: Sequence[Stage]) -> list[str]:
         table("Measures before and after each stage", _MEASURE_HEAD, _measure_rows(stages)),
         table("Scores of the models that were evaluated", SCORE_HEAD, score_rows(stages)),
     ]
+    if head := published_head(stages):
+        parts.append(table(PUBLISHED_CAPTION, head, published_rows(stages)))
     if claims := list(claim_rows(stages)):
         caption = "Claims, judged by the interval of the mean difference between the arms over seeds"
         parts.insert(0, table(caption, CLAIM_HEAD, claims))

@@ -40,7 +40,8 @@ def options(plans: dict[str, Plan], recipe: str, stage: str) -> object:
 
 
 def test_the_tiny_recipe_has_the_stages_of_the_published_one(plans: dict[str, Plan]) -> None:
-    published = [stage.name for stage in plans["smollm3"].stages if stage.name != "evaluate-base"]
+    fetched = ("export-base", "evaluate-base", "evaluate-ruler", "evaluate-think", "evaluate-no-think")
+    published = [stage.name for stage in plans["smollm3"].stages if stage.name not in fetched]
     assert [stage.name for stage in plans["smollm3-tiny"].stages] == published
     assert all(stage.devices.device == "cpu" for stage in plans["smollm3-tiny"].stages)
 
@@ -120,7 +121,8 @@ def test_the_way_from_the_published_base_that_the_node_recipe_tells(
     (tmp_path / "base.yaml").write_text("\n".join(lines))
     told = json.loads(smolrecipe("plan", tmp_path / "base.yaml", "--json", check=0).stdout)
     assert [stage["stage"] for stage in told["stages"]] == [
-        *("SmolLM3-3B-Base", "mid-training", "sft", "apo", "merge", "export", "evaluate")
+        *("SmolLM3-3B-Base", "mid-training", "sft", "apo", "merge", "export"),
+        *("evaluate-think", "evaluate-no-think", "evaluate"),
     ]
 
 
@@ -226,3 +228,35 @@ def test_the_seeds_of_a_claim_s_arms_belong_together(plans: dict[str, Plan]) -> 
         [str(model).rpartition("-")[2] for model in models] for of in claims.values() for models in of.arms.values()
     ]
     assert seeds == [list("12345")] * 2 * len(claims)
+
+
+def test_published_evaluations(plans: dict[str, Plan]) -> None:
+    """Facts: 0.6 and 0.95 with 32,768 tokens in either mode, RULER at three lengths; a few numbers of each table."""
+    think, no_think, base, ruler = (
+        options(plans, "smollm3", f"evaluate-{name}") for name in ("think", "no-think", "base", "ruler")
+    )
+    assert (think.system_instruction, no_think.system_instruction) == ("/think", "/no_think")
+    for chat in (think, no_think):
+        assert chat.generation.arguments == {
+            "do_sample": True,
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "max_gen_toks": 32768,
+        }
+        assert chat.apply_chat_template and chat.num_fewshot == 0 and set(chat.published) == set(chat.tasks)
+    assert ruler.ruler.lengths == [32768, 65536, 131072]
+    found = {
+        (name, task): told.percent["SmolLM3-3B"]
+        for name, of in (("think", think), ("no_think", no_think), ("base", base), ("ruler", ruler))
+        for task, told in of.published.items()
+    }
+    assert found["think", "aime25"] == 36.7 and found["no_think", "aime25"] == 9.3
+    assert found["base", "gsm8k"] == 67.63 and found["base", "global_mmlu_full_ru"] == 36.51
+    assert found["ruler", "ruler @ 131072"] == 61.03
+    assert set(base.published) < set(base.tasks)
+
+
+def test_a_context_that_no_model_takes_is_refused_before_anything_runs(smolrecipe: Run) -> None:
+    longer = "stages.evaluate-ruler.models=[long-context-64k]"
+    result = smolrecipe("validate", "smollm3", "--set", longer, check=2)
+    assert "contexts of 131072 tokens, and the model of 'long-context-64k' takes 65536" in result.stderr

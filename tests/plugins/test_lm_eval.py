@@ -4,116 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when the engines are first imported
-
 import pytest
 import torch
-from attrs import frozen
-from tokenizers import Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+from answering_models import IDS, WORDS, chain, context, problems, samples, save, settings, texts
+from transformers import AutoModelForCausalLM, AutoTokenizer, SmolLM3ForCausalLM
 
-from smolrecipe import Source, StageContext, StageError, StageRef, Use, option
-from smolrecipe_lm_eval import EvaluateOptions, check, run, smolrecipe_stages, verify
+from smolrecipe import StageContext, StageError, StageRef
+from smolrecipe_lm_eval import EvaluateOptions, run, smolrecipe_stages, verify
+from smolrecipe_lm_eval.checks import check_options
+from smolrecipe_lm_eval.options import GenerationOptions, PublishedOptions, RulerOptions
 from smolrecipe_lm_eval.scores import results_by_task, scores_of
-
-WORDS = ("<pad>", "<eos>", "</think>", "think", "a", "b", "c", "d", "one", "two", "three", "four", "hm")
-IDS = {word: number for number, word in enumerate(WORDS)}
-TEMPLATE = (
-    "{{ messages[-1].content }}{% if enable_thinking is defined %} {{ 'think' if enable_thinking else 'd' }}{% endif %}"
-)
-
-
-@frozen(kw_only=True)
-class RowsOptions:
-    rows: list[Any] = option(doc="the problems")
-
-
-def rows_of(options: RowsOptions) -> Iterator[Mapping[str, Any]]:
-    yield from options.rows
-
-
-def problems(*rows: tuple[str, str] | tuple[str, str, dict[str, Any]], yields: str = "problem") -> Use[Source]:
-    source = Source(name="rows", summary="", options=RowsOptions, read=rows_of, yields=lambda options: yields)
-    made = [
-        {"messages": [{"role": "user", "content": row[0]}], "answer": row[1], "chat_template_kwargs": (*row, {})[2]}
-        for row in rows
-    ]
-    return Use(source, RowsOptions(rows=made))
-
-
-def settings(size: int, **more: Any) -> SmolLM3Config:
-    return SmolLM3Config(
-        vocab_size=len(WORDS),
-        hidden_size=size,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=128,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-        **more,
-    )
-
-
-def save(root: Path, stage: str, model: SmolLM3ForCausalLM, template: str | None = TEMPLATE) -> StageRef:
-    folder = root / stage / "model"
-    model.generation_config.temperature, model.generation_config.do_sample = 0.6, True  # as an exported model has them
-    model.save_pretrained(folder)
-    words = Tokenizer(WordLevel(IDS, unk_token="hm"))
-    words.pre_tokenizer, words.decoder = WhitespaceSplit(), Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", extra_special_tokens=["</think>"]
-    )
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    return StageRef(stage)
-
-
-def chain(root: Path, stage: str, follow: Mapping[str, str], **more: Any) -> StageRef:
-    """Publish a model that answers by a chain: after a word comes ``follow[word]``, and after any other the end.
-
-    Embeddings are unit vectors and the layers add nothing, so the output projection alone says which word comes next.
-    """
-    model = SmolLM3ForCausalLM(settings(16, tie_word_embeddings=False))
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(16)[: len(WORDS)])
-        model.lm_head.weight.zero_()
-        for word, number in IDS.items():
-            model.lm_head.weight[IDS[follow.get(word, "<eos>")], number] = 1
-    return save(root, stage, model, **more)
-
-
-def context(root: Path, *stages: str, said: list[str] | None = None) -> StageContext:
-    folder = root / "evaluate.partial"
-    folder.mkdir(exist_ok=True)
-    return StageContext(
-        recipe="test",
-        stage="evaluate",
-        folder=folder,
-        inputs={stage: root / stage for stage in stages},
-        report=lambda event: said.append(str(event.get("message"))) if said is not None else None,
-    )
-
-
-def samples(root: Path, model: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "evaluate.partial" / "samples" / f"{model}.jsonl").open()]
-
 
 SPELLED = problems(("a", "one"), ("b", "two"), ("c", "three"), ("hm a", "one"))
 GOOD = {"a": "one", "b": "two", "c": "four"}
@@ -123,7 +27,7 @@ POOR = {"a": "four", "b": "two", "c": "four"}
 def test_scores_errors_and_measures_between_consecutive_models(tmp_path: Path) -> None:
     models = [chain(tmp_path, "sft", POOR), chain(tmp_path, "apo", GOOD)]
     options = EvaluateOptions(models=models, problems={"spelled": SPELLED}, batch_size=2)
-    assert not list(check(options))
+    assert not list(check_options(options))
     artifact = run(options, context(tmp_path, "sft", "apo"))
     assert artifact.summary["scores"]["apo"]["spelled"] == {
         "metric": "exact_match",
@@ -198,16 +102,38 @@ def test_batched_answers_are_those_of_plain_greedy_generation_one_by_one(tmp_pat
     assert len({sample["given"] for sample in samples(tmp_path, "random")}) > 3, "the answers should differ"
 
 
-def test_new_weights_under_an_old_name_get_a_score_of_their_own(tmp_path: Path) -> None:
-    options = EvaluateOptions(models=[StageRef("apo")], problems={"spelled": SPELLED})
-    scores = []
+def test_new_weights_under_an_old_name_get_scores_of_their_own(tmp_path: Path) -> None:
+    """The same path, names, options and process, and nothing is left in the model's folder that a cache could be."""
+    options = EvaluateOptions(
+        models=[StageRef("apo")], problems={"spelled": SPELLED}, texts={"words": texts("a one", "b two c")}
+    )
+    found = []
     for number, follow in enumerate((POOR, GOOD)):
         chain(tmp_path, "apo", follow)
-        (tmp_path / "evaluate.partial").mkdir(exist_ok=True)
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "apo").rglob("*")}
         artifact = run(options, context(tmp_path, "apo"))
-        scores.append(artifact.measures[0].after)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "apo").rglob("*")} == before
+        found.append({task: score["score"] for task, score in artifact.summary["scores"]["apo"].items()})
         (tmp_path / "evaluate.partial").rename(tmp_path / f"evaluate-{number}")
-    assert scores == [0.25, 0.75]
+    assert [scores["spelled"] for scores in found] == [0.25, 0.75]
+    assert found[0]["words, per byte"] > found[1]["words, per byte"] + 0.1
+
+
+def test_published_scores_stand_beside_ours_and_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    told = PublishedOptions(row="Spelling", source="a card", note="4-shot", percent={"SmolLM3-3B": 61.03, "Other": 7.5})
+    published = {"spelled": told, "speling": told}
+    options = EvaluateOptions(models=[chain(tmp_path, "apo", GOOD)], problems={"spelled": SPELLED}, published=published)
+    said: list[str] = []
+    artifact = run(options, context(tmp_path, "apo", said=said))
+    assert artifact.summary["published"]["spelled"] == {
+        "row": "Spelling",
+        "source": "a card",
+        "note": "4-shot",
+        "scores": {"SmolLM3-3B": 0.6103, "Other": 0.075},
+    }
+    written = json.loads((tmp_path / "evaluate.partial" / "results.json").read_text())
+    assert written["published"] == artifact.summary["published"]
+    assert "'published' has scores for what was not measured: speling" in said
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_next_model(tmp_path: Path) -> None:
@@ -252,11 +178,19 @@ def test_an_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path) -> 
         ({"problems": {}}, "nothing to evaluate with"),
         ({"tasks": ["p"]}, "'p' is both under 'problems' and under 'tasks'"),
         ({"problems": {"p": problems(yields="chat")}}, r"source 'p' (rows) yields chat rows"),
+        ({"texts": {"t": texts(yields="chat")}}, "yields chat rows, but 'texts' needs text rows"),
+        ({"ruler": RulerOptions(lengths=[])}, "'ruler.lengths' is empty"),
+        ({"ruler": RulerOptions(lengths=[64, 0, 64])}, "'ruler.lengths': 0 is no number of tokens"),
+        ({"ruler": RulerOptions(lengths=[64, 64])}, "'ruler.lengths' names '64' more than once"),
+        ({"ruler": RulerOptions(lengths=[64], tasks=["vt", "niah_single_2"])}, "niah_single_2 of RULER fetch essays"),
+        ({"ruler": RulerOptions(lengths=[64], tasks=[])}, "'ruler.tasks' is empty"),
+        ({"enable_thinking": True}, "'apply_chat_template' is not set"),
+        ({"generation": GenerationOptions(top_p=0.5)}, "'tasks' has none: it would have no effect"),
     ],
 )
 def test_what_is_wrong_with_the_options_is_said_before_anything_runs(options: dict[str, Any], message: str) -> None:
     asked = {"models": [StageRef("a")], "problems": {"p": SPELLED}, **options}
-    assert any(message in problem for problem in check(EvaluateOptions(**asked)))
+    assert any(message in problem for problem in check_options(EvaluateOptions(**asked)))
 
 
 def test_groups_stand_for_their_tasks_and_every_task_has_one_score() -> None:
@@ -279,6 +213,22 @@ def test_groups_stand_for_their_tasks_and_every_task_has_one_score() -> None:
     assert (scores["mmlu"].value, scores["mmlu"].samples, scores["mmlu"].stderr) == (0.5, 8, 0.01)
     assert (scores["piqa"].metric, scores["piqa"].value) == ("acc_norm", 0.8)
     assert (scores["wikitext"].better, scores["wikitext"].stderr) == ("lower", None)
+
+
+def test_essays_may_be_fetched_where_downloads_are_allowed() -> None:
+    ruler = RulerOptions(lengths=[64], tasks=["niah_single_2"])
+    assert not list(check_options(EvaluateOptions(models=[StageRef("a")], ruler=ruler, download=True)))
+
+
+def test_settings_of_sampling_are_lm_eval_s() -> None:
+    assert GenerationOptions().arguments == {}
+    assert GenerationOptions(max_new_tokens=9).arguments == {"max_gen_toks": 9}
+    assert GenerationOptions(temperature=0.6, top_p=0.95, max_new_tokens=32768).arguments == {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "max_gen_toks": 32768,
+    }
 
 
 def test_the_stage_is_offered() -> None:
@@ -312,7 +262,7 @@ def test_verify_finds_a_score_that_its_answers_do_not_give(tmp_path: Path) -> No
     file.write_text(json.dumps(results))
     (wrong,) = [proof for proof in verify(options, where) if not proof.holds]
     assert wrong.claim == "scores follow from the answers (poor)"
-    assert wrong.note == "'words': score is 0.75, and 0.25 of the published answers"
+    assert wrong.note == "'words': score is 0.75, and 0.25 of the published samples"
 
 
 def test_verify_finds_answers_of_another_model(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hostile_models import try_all
 
 from smolrecipe import NoOptions, Source, StageContext, StageRef, Use
-from smolrecipe_lm_eval import EvaluateOptions, check, run
+from smolrecipe_lm_eval import EvaluateOptions, run
+from smolrecipe_lm_eval.checks import check_options
 
 MUTANTS = (57, pytest.param(1500, marks=pytest.mark.chaos))
 
@@ -32,7 +33,7 @@ PROBLEMS = Use(
 def consume(model: Path, work: Path) -> None:
     """Evaluate the folder, as the artifact of a stage."""
     options = EvaluateOptions(models=[StageRef("bad")], problems={"sums": PROBLEMS}, max_new_tokens=2, batch_size=2)
-    assert not list(check(options))
+    assert not list(check_options(options))
     artifact = run(options, StageContext(recipe="test", stage="evaluate", folder=work, inputs={"bad": model.parent}))
     assert artifact.summary["scores"]["bad"]["sums"]["samples"] == 2
     assert len([json.loads(line) for line in (work / "samples" / "bad.jsonl").open()]) == 2

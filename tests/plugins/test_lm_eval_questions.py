@@ -9,6 +9,7 @@ from plans import kind, messages, plan_of
 import smolrecipe_lm_eval
 from smolrecipe import NoOptions, Source, StageRef, Use, Workload, option
 from smolrecipe_lm_eval import EvaluateOptions
+from smolrecipe_lm_eval.options import GenerationOptions, RulerOptions
 
 (EVALUATE,) = smolrecipe_lm_eval.smolrecipe_stages()
 
@@ -56,7 +57,27 @@ def test_only_what_the_evaluated_models_have_learned() -> None:
     assert messages(smolrecipe_lm_eval.smolrecipe_warn_of_plan, plan_of(stages)) == []
 
 
-def test_problems_are_what_is_measured_on() -> None:
+def test_problems_and_texts_are_what_is_measured_on() -> None:
     use = Use(SET, SetOptions(id="x"))
-    found = EVALUATE.workload(EvaluateOptions(models=[], problems={"sums": use}), {})
-    assert dict(found.measures_on) == {"problems.sums": use} and not found.trains_on
+    found = EVALUATE.workload(EvaluateOptions(models=[], problems={"sums": use}, texts={"web": use}), {})
+    assert dict(found.measures_on) == {"problems.sums": use, "texts.web": use} and not found.trains_on
+
+
+def test_contexts_and_answers_that_a_model_has_no_positions_for() -> None:
+    short, long = (
+        kind(name, Workload(model={"max_position_embeddings": size})) for name, size in (("s", 64), ("l", 99))
+    )
+    stages = {"short": (short, NoOptions()), "long": (long, NoOptions()), "other": (kind("other"), NoOptions())}
+    asked = EvaluateOptions(
+        models=[StageRef("short"), StageRef("long"), StageRef("other")],
+        ruler=RulerOptions(lengths=[64, 80]),
+        tasks=["gsm8k"],
+        generation=GenerationOptions(max_new_tokens=99),
+    )
+    plan = plan_of({**stages, "evaluate": (EVALUATE, asked)})
+    answers = "stage 'evaluate': 'generation.max_new_tokens' asks with a prompt for sequences of 100 tokens"
+    assert [problem.message for problem in smolrecipe_lm_eval.smolrecipe_check_plan(plan)] == [
+        "stage 'evaluate': 'ruler.lengths' has contexts of 80 tokens, and the model of 'short' takes 64",
+        f"{answers}, and the model of 'short' takes 64",
+        f"{answers}, and the model of 'long' takes 99",
+    ]
