@@ -73,7 +73,7 @@ def evaluate(options: EvaluateOptions, context: StageContext) -> Artifact:
         for sentence in without_score(options.published, scores):
             context.say(sentence)
     _write(context.folder / "results.json", {"lm_eval": version("lm_eval"), "models": by_model, **told})
-    return Artifact(measures=_measures(scores), summary=told)
+    return Artifact(measures=_measures(scores) if options.compare else (), summary=told)
 
 
 def _task_manager(options: EvaluateOptions) -> TaskManager | None:

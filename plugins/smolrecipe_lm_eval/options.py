@@ -98,6 +98,11 @@ class EvaluateOptions:
     models: list[StageRef] = option(
         needs="hf-model", doc="the stages whose models are evaluated, in the order in which they are compared"
     )
+    compare: bool = option(
+        default=True,
+        doc="whether each model is measured against the one before, as stages of one pipeline are. Without it scores "
+        "are in the record and the report alone",
+    )
     problems: Mapping[str, Use[Source]] = option(
         factory=dict,
         ordered=False,

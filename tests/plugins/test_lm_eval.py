@@ -44,6 +44,14 @@ def test_scores_errors_and_measures_between_consecutive_models(tmp_path: Path) -
     assert samples(tmp_path, "apo")[3]["prompt"] == "hm a"
 
 
+def test_models_that_are_no_pipeline_are_scored_and_not_compared(tmp_path: Path) -> None:
+    models = [chain(tmp_path, "one", POOR), chain(tmp_path, "other", GOOD)]
+    options = EvaluateOptions(models=models, problems={"spelled": SPELLED}, compare=False)
+    artifact = run(options, context(tmp_path, "one", "other"))
+    assert artifact.measures == ()
+    assert [artifact.summary["scores"][name]["spelled"]["score"] for name in ("one", "other")] == [0.25, 0.75]
+
+
 def test_one_model_alone_is_measured_as_it_is(tmp_path: Path) -> None:
     options = EvaluateOptions(models=[chain(tmp_path, "apo", GOOD)], problems={"spelled": SPELLED}, limit=2)
     (measure,) = run(options, context(tmp_path, "apo")).measures
