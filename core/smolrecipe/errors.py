@@ -71,6 +71,14 @@ class StageStopped(UserError):  # noqa: N818  it is no error: the stage did what
         super().__init__(f"stopped after step {step}")
 
 
+class InterruptedRunError(UserError):
+    """The run was stopped from outside while a stage was running."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known word that looks most like ``word``, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -370,7 +370,9 @@ def smolrecipe_find_recipe(reference: str) -> Path | None:
 def smolrecipe_commands(cli: click.Group) -> None:
     """Add commands to the command line.
 
-    What ``smolrecipe.completing`` has completes a parameter in shells: ``shell_complete=complete_run``.
+    Called where commands are listed, and where one is called that is not smolrecipe's own. A command that takes long to
+    import is added as a ``smolrecipe.commands.Later``. What ``smolrecipe.completing`` has completes a parameter in
+    shells: ``shell_complete=complete_run``.
 
     Example::
 

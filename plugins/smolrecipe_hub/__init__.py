@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @hookimpl
 def smolrecipe_commands(cli: click.Group) -> None:
     """Add ``card`` and ``push``."""
-    from smolrecipe_hub.commands import card_command, push_command
+    from smolrecipe.commands import Later
 
-    cli.add_command(card_command)
-    cli.add_command(push_command)
+    card, push = "Write the model card of what a run has made.", "Upload a model with its card to the Hugging Face Hub."
+    cli.add_command(Later("card", "smolrecipe_hub.commands:card_command", card))
+    cli.add_command(Later("push", "smolrecipe_hub.commands:push_command", push))

@@ -8,16 +8,15 @@ import click
 
 import smolrecipe
 from smolrecipe import RecipeError, UserError
+from smolrecipe.commands import Later
 from smolrecipe.completing import complete_run
 
 
 @smolrecipe.hookimpl
 def smolrecipe_commands(cli: click.Group) -> None:
     """Add ``report`` and ``data inspect``."""
-    from smolrecipe_report.inspecting import data
-
     cli.add_command(report)
-    cli.add_command(data)
+    cli.add_command(Later("data", "smolrecipe_report.inspecting:data", "Look at data as stages see it."))
 
 
 @click.command(

@@ -97,7 +97,7 @@ def smolrecipe_commands(cli: click.Group) -> None:
     """Add ``launch``, or to it where another plugin has made it."""
     import click
 
-    from smolrecipe_slurm.commands import node, slurm
+    from smolrecipe.commands import Later
 
     group = cli.commands.get("launch")
     if not isinstance(group, click.Group):
@@ -108,5 +108,6 @@ def smolrecipe_commands(cli: click.Group) -> None:
             epilog="\b\nExample:\n  smolrecipe launch slurm smollm3-tiny",
         )
         cli.add_command(group)
-    group.add_command(slurm)
-    group.add_command(node)
+    commands = "smolrecipe_slurm.commands"
+    group.add_command(Later("slurm", f"{commands}:slurm", "Write a recipe as jobs for Slurm, and submit them."))
+    group.add_command(Later("node", f"{commands}:node", "Run one machine's part of a stage that runs on several."))

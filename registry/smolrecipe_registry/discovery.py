@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.util
 import itertools
-import os
 import sys
 import traceback
 from collections.abc import Collection, Iterable
@@ -42,9 +41,6 @@ from smolrecipe.hookspecs import PROJECT
 
 GROUP = "smolrecipe"
 """The entry-point group that plugins are found in."""
-
-RESTRICTION = "SMOLRECIPE_PLUGINS"
-"""Environment variable with the names of the only plugins to load, separated by commas."""
 
 _CATALOG_HOOKS: dict[str, type[Component]] = {
     "smolrecipe_stages": StageKind,
@@ -105,12 +101,6 @@ def source_of(entry: EntryPoint) -> Path | None:
 def distribution_of(entry: EntryPoint) -> str:
     """The name of the distribution that an entry point belongs to."""
     return entry.dist.name if entry.dist is not None else ""
-
-
-def restriction_from_environment() -> tuple[str, ...] | None:
-    """The names in ``SMOLRECIPE_PLUGINS``, or ``None`` where it is not set and all plugins are loaded."""
-    names = os.environ.get(RESTRICTION)
-    return None if names is None else tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def load_registry(only: Collection[str] | None = None, extra: Iterable[tuple[str, Any]] = ()) -> Registry:

@@ -20,7 +20,8 @@ from typing import IO, TYPE_CHECKING
 
 import smolrecipe
 from smolrecipe.errors import RecipeError, near_miss
-from smolrecipe_registry.discovery import RESTRICTION, distribution_of, package_of, plugin_entries, source_of
+from smolrecipe_registry.discovery import distribution_of, package_of, plugin_entries, source_of
+from smolrecipe_registry.restriction import RESTRICTION
 from smolrecipe_registry.wall import raise_wall
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from smolrecipe.cli.main import _add_plugin_commands, cli
+from smolrecipe.cli.main import cli
+from smolrecipe.commands import Later
 
 _COLUMNS = 80
 
@@ -21,11 +22,12 @@ def commands(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
     for name, command in sorted(group.commands.items()):
         if not command.hidden:
             yield (*above, name)
+            command = command.command if isinstance(command, Later) else command
             if isinstance(command, click.Group):
                 yield from commands(command, *above, name)
 
 
-_add_plugin_commands()
+cli.list_commands(click.Context(cli))  # from here on those of plugins are among them
 COMMANDS = [*commands(cli)]
 
 
@@ -49,6 +51,24 @@ def test_plugins_commands_are_among_them() -> None:
     assert {*expected, ("run",), ("plugins", "test")} <= {*COMMANDS}
 
 
+def later(group: click.Group) -> Iterator[Later]:
+    """Commands that are imported when they are called, in groups too."""
+    for command in group.commands.values():
+        if isinstance(command, Later):
+            yield command
+        elif isinstance(command, click.Group):
+            yield from later(command)
+
+
+def test_lists_say_of_a_command_what_it_says_of_itself() -> None:
+    found = [*later(cli)]
+    assert {"run", "show", "card", "data", "slurm"} <= {command.name for command in found}
+    for command in found:
+        itself = command.command
+        assert (itself.name, itself.hidden) == (command.name, command.hidden)
+        assert command.hidden or command.get_short_help_str(200) == itself.get_short_help_str(200)
+
+
 @pytest.mark.parametrize("words", [(), *COMMANDS], ids=" ".join)
 def test_examples_parse(words: tuple[str, ...]) -> None:
     found = examples(words)
@@ -67,7 +87,7 @@ def parse(command: click.Command, name: str, arguments: list[str], above: click.
         if isinstance(command, click.Group) and (left := [*context._protected_args, *context.args]):
             inner, found, left = command.resolve_command(context, left)
             assert inner is not None and found is not None
-            parse(found, inner, left, context)
+            parse(found.command if isinstance(found, Later) else found, inner, left, context)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from smolrecipe.errors import RecipeError
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.nodes import places, plain
-from smolrecipe.recipe.sweep import compose_variants
+from smolrecipe.recipe.sweep import variants_of
 
 Write = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -76,7 +76,8 @@ def test_what_names_no_entry_is_refused_with_the_nearest(write_recipe: Write, se
 
 def test_a_sweep_reaches_into_lists_too(write_recipe: Write) -> None:
     path = write_recipe("stages: {a: {parts: [{use: x, size: 1, more: 2}, {use: y}]}}\n")
-    variants = compose_variants(path, ["stages.a.parts.0.size=5"], ["stages.a.parts.0.use=x,z"])
+    settings = ["stages.a.parts.0.size=5"]
+    variants = variants_of(compose(path, settings), settings, ["stages.a.parts.0.use=x,z"])
     assert [plain(variant.node)["stages"]["a"]["parts"] for variant in variants] == [
         [{"use": "x", "size": 5, "more": 2}, {"use": "y"}],
         [{"use": "z", "size": 5}, {"use": "y"}],
@@ -84,7 +85,7 @@ def test_a_sweep_reaches_into_lists_too(write_recipe: Write) -> None:
     (dropped,) = variants[1].dropped
     assert "more=2 of 'x' is not taken over by 'z' (--set stages.a.parts.0.more=..." in dropped.message
     with pytest.raises(RecipeError, match=r"'stages\.a\.parts' is a list of 2 entries"):
-        compose_variants(path, [], ["stages.a.parts.2.use=x,z"])
+        variants_of(compose(path, []), [], ["stages.a.parts.2.use=x,z"])
 
 
 def test_from_the_command_line(toy_plugin: None, write_recipe: Write, smolrecipe: Run) -> None:

@@ -13,8 +13,9 @@ import pytest
 from smolrecipe.cli.side_by_side import Cell, Row, print_side_by_side, rows_of
 from smolrecipe.errors import RecipeError
 from smolrecipe.planning.variants import SweepPlan, plan_variants
+from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.nodes import plain
-from smolrecipe.recipe.sweep import Variant, compose_variants
+from smolrecipe.recipe.sweep import Variant, variants_of
 from smolrecipe_registry.discovery import Registry, load_registry
 
 Write = Callable[..., Path]
@@ -33,7 +34,7 @@ class TestVariants:
     @pytest.fixture
     def variants(self, write_recipe: Write) -> Callable[..., list[Variant]]:
         def variants(*sweeps: str, text: str = LOSS, settings: tuple[str, ...] = ()) -> list[Variant]:
-            return compose_variants(write_recipe(text), settings, sweeps)
+            return variants_of(compose(write_recipe(text), settings), settings, sweeps)
 
         return variants
 
@@ -150,7 +151,7 @@ class TestPlans:
     def plan(self, write_recipe: Write, registry: Registry) -> Callable[..., SweepPlan]:
         def plan(*sweeps: str, text: str = STAGES) -> SweepPlan:
             path = write_recipe(HEAD + text)
-            return plan_variants(compose_variants(path, (), sweeps), path, registry.catalog, registry.manager.hook)
+            return plan_variants(variants_of(compose(path), (), sweeps), path, registry.catalog, registry.manager.hook)
 
         return plan
 

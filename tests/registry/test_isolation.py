@@ -119,7 +119,8 @@ def test_a_sitecustomize_of_the_environment_still_runs(planted: Path, tmp_path: 
 
 def test_only_the_plugin_is_loaded(planted: Path) -> None:
     (planted / "test_planted.py").write_text(
-        "from smolrecipe_registry.discovery import load_registry, restriction_from_environment\n"
+        "from smolrecipe_registry.discovery import load_registry\n"
+        "from smolrecipe_registry.restriction import restriction_from_environment\n"
         "def test_it():\n    assert list(load_registry(restriction_from_environment()).plugins) == ['planted']\n"
     )
     assert run_alone("planted", planted, QUIET) == 0

@@ -11,9 +11,9 @@ from smolrecipe.cli.session import Session
 
 
 def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from smolrecipe_registry.discovery import restriction_from_environment
     from smolrecipe_registry.reference.descriptors import contract_names
     from smolrecipe_registry.reference.hooks import hook_names
+    from smolrecipe_registry.restriction import restriction_from_environment
 
     components = {component.name for component, _ in Session(restriction_from_environment()).registry.catalog}
     return [name for name in (*sorted(components), *hook_names(), *contract_names()) if name.startswith(incomplete)]

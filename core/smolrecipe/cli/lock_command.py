@@ -8,13 +8,9 @@ from pathlib import Path
 import click
 
 from smolrecipe.cli.session import F, Session, recipe_arguments
-from smolrecipe.comparing.drift import drift
-from smolrecipe.comparing.sides import side_of_plan
 from smolrecipe.durable import write_whole
 from smolrecipe.errors import RecipeError
 from smolrecipe.planning.plan import Plan
-from smolrecipe.provenance.document import document
-from smolrecipe.provenance.lock_file import lock_path, lock_text, read_lock, structure_lock
 from smolrecipe.running.redact import redact_value
 from smolrecipe.strict_json import read_mapping
 
@@ -39,6 +35,9 @@ def lock(session: Session, recipe: str, settings: tuple[str, ...], output: Path 
 
     The same recipe, sources and packages give the same file, so that it can be kept beside the recipe and compared.
     """
+    from smolrecipe.provenance.document import document
+    from smolrecipe.provenance.lock_file import lock_text
+
     refuse_sweep(session, recipe, settings, (), "lock")
     plan = session.plan(recipe, settings)
     target = output or default_lock(recipe, plan)
@@ -83,6 +82,11 @@ def _refuse_drift(session: Session, recipe: str, plan: Plan, lock_file: Path | N
     Raises:
         RecipeError: with everything that differs.
     """
+    from smolrecipe.comparing.drift import drift
+    from smolrecipe.comparing.sides import side_of_plan
+    from smolrecipe.provenance.document import document
+    from smolrecipe.provenance.lock_file import read_lock, structure_lock
+
     path = lock_file or default_lock(recipe, plan)
     catalog = session.registry.catalog
     locked = read_lock(path, catalog)
@@ -108,6 +112,8 @@ def refuse_sweep(session: Session, recipe: str, settings: Sequence[str], sweeps:
 
 def default_lock(recipe: str, plan: Plan) -> Path:
     """The lock file of a recipe: beside it, or here where it was not named by its file."""
+    from smolrecipe.provenance.lock_file import lock_path
+
     file = plan.recipe.file
     return lock_path(file) if Path(recipe).is_file() else Path(lock_path(file).name)
 

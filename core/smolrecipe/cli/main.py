@@ -8,29 +8,11 @@ import sys
 import click
 
 from smolrecipe import __version__
-from smolrecipe.cli import (
-    completion_command,
-    diff_command,
-    docs_command,
-    doctor_command,
-    dry_run,
-    inspect_commands,
-    lock_command,
-    plan_command,
-    plugin_command,
-    plugins_command,
-    run_command,
-    stage_command,
-    status_command,
-    verify_command,
-    why_command,
-)
-from smolrecipe.cli.session import Session, split_names
-from smolrecipe.errors import RecipeError, UserError
-from smolrecipe.running.failures import InterruptedRunError
-from smolrecipe.running.redact import redact
+from smolrecipe.cli.group import CommandGroup
+from smolrecipe.cli.session import Session
+from smolrecipe.errors import InterruptedRunError, RecipeError, UserError
 from smolrecipe.stopping import Interrupted, interrupt
-from smolrecipe_registry.discovery import RESTRICTION, restriction_from_environment
+from smolrecipe_registry.restriction import RESTRICTION, restriction_from_environment, split_names
 
 _EPILOG = """\b
 Examples:
@@ -49,12 +31,22 @@ Exit codes:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
+def _complete_plugins(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from smolrecipe.cli.plugins_command import complete_plugins
+
+    return complete_plugins(incomplete)
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
 @click.version_option(__version__, prog_name="smolrecipe")
 @click.option(
     "--plugins",
     metavar="NAMES",
-    shell_complete=lambda context, parameter, incomplete: plugins_command.complete_plugins(incomplete),
+    shell_complete=_complete_plugins,
     help=f"Load only these plugins, separated by commas (also {RESTRICTION}).",
 )
 @click.pass_context
@@ -63,34 +55,34 @@ def cli(context: click.Context, plugins: str | None) -> None:
     context.obj = Session(split_names(plugins) if plugins is not None else restriction_from_environment())
 
 
-for command in (
-    run_command.run,
-    plan_command.plan,
-    plan_command.validate,
-    inspect_commands.show,
-    inspect_commands.ls,
-    diff_command.diff,
-    why_command.why,
-    status_command.status,
-    lock_command.lock,
-    verify_command.verify,
-    verify_command.verify_worker,
-    plugins_command.plugins,
-    docs_command.docs,
-    doctor_command.doctor,
-    completion_command.completion,
-    plugin_command.plugin,
-    stage_command.stage,
-    dry_run.dry_run_worker,
+for name, target, short_help in (
+    ("run", "run_command:run", "Run a recipe, or all variants of one."),
+    ("plan", "plan_command:plan", "Show what would run and why, and what it would take."),
+    ("validate", "validate_command:validate", "Check a recipe without running it."),
+    ("show", "show_command:show", "Show a recipe after 'extends' and overrides."),
+    ("ls", "ls_command:ls", "List the artifacts in the run store."),
+    ("diff", "diff_command:diff", "Say what differs between two recipes, runs or artifacts."),
+    ("why", "why_command:why", "Say why a stage would run, go on or be skipped."),
+    ("status", "status_command:status", "Say how far a run has come."),
+    ("lock", "lock_command:lock", "Write down what it takes to run a recipe again."),
+    ("verify", "verify_command:verify", "Prove what was published, claim by claim."),
+    ("_verify", "verify_command:verify_worker", ""),
+    ("plugins", "plugins_command:plugins", "List plugins and the names they offer, or test one alone."),
+    ("docs", "docs_command:docs", "Show the options of a component, a hook or a class."),
+    ("doctor", "doctor_command:doctor", "Say what this machine can do, and what is missing."),
+    ("completion", "completion_command:completion", "Have a shell complete what you type."),
+    ("plugin", "plugin_command:plugin", "Write a plugin of your own."),
+    ("_stage", "stage_command:stage", ""),
+    ("_dry_run", "dry_run:dry_run_worker", ""),
 ):
-    cli.add_command(command)
+    cli.add_own(name, f"smolrecipe.cli.{target}", short_help)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code: 0, 1 for a failed run, 2 for a mistake that can be mended."""
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        _add_plugin_commands()
+        cli.ask_others(_add_plugin_commands)
         cli.main(args=arguments, prog_name="smolrecipe", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
@@ -109,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
 
 
-def _add_plugin_commands() -> None:
+def _add_plugin_commands(group: click.Group) -> None:
     """Let plugins add commands. A plugin whose hook fails is reported and adds none."""
     try:
         hook = Session(restriction_from_environment()).registry.manager.hook.smolrecipe_commands
@@ -117,9 +109,12 @@ def _add_plugin_commands() -> None:
         return  # the command that asks for the plugins reports it
     for implementation in hook.get_hookimpls():
         try:
-            implementation.function(cli)
+            implementation.function(group)
         except Exception as error:
             _say(f"plugin '{implementation.plugin_name}' could not add its commands: {type(error).__name__}: {error}")
+
+
+cli.ask_others(_add_plugin_commands)
 
 
 def _print_error(error: UserError) -> None:
@@ -136,4 +131,6 @@ def _print_error(error: UserError) -> None:
 
 
 def _say(text: str) -> None:
+    from smolrecipe.running.redact import redact
+
     click.echo(redact(text), err=True)

@@ -1,22 +1,22 @@
-"""``smolrecipe validate`` and ``smolrecipe plan``: is a recipe right, what would run, and what would it take."""
+"""``smolrecipe plan``: what would run, and what would it take."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 
 from smolrecipe.cli.dry_run import Speed, dry_run, print_dry_run
+from smolrecipe.cli.lacking import lacking_of, note_lacking, note_what_is_dropped
 from smolrecipe.cli.plan_json import left_as_json, outlook_as_json, stage_as_json, stage_status
 from smolrecipe.cli.plan_outlook import outlook, sweep_left
 from smolrecipe.cli.plan_tables import devices_of, print_outlook, print_total
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
-from smolrecipe.cli.sweep_command import lacking_of, note_what_is_dropped
 from smolrecipe.cli.tables import print_table
-from smolrecipe.errors import Problem, RecipeError, near_miss
+from smolrecipe.errors import RecipeError, near_miss
 from smolrecipe.planning.backtest import backtest
 from smolrecipe.planning.colleague import MOST_EPOCHS
 from smolrecipe.planning.hardware import GPUS, MFU, Assumptions
@@ -24,30 +24,8 @@ from smolrecipe.planning.variants import SweepPlan
 from smolrecipe.running.machine import lacking
 from smolrecipe.running.store import RunStore
 
-_NOTES = 5
 _MOST_TOKENS = 1e18
 """Of a stage: a hundred thousand times SmolLM3's."""
-
-
-@click.command(
-    short_help="Check a recipe without running it.",
-    epilog="\b\nExamples:\n  smolrecipe validate recipes/mine.yaml\n"
-    "  smolrecipe validate smollm3 --set stages.sft.epochs=2",
-)
-@recipe_arguments
-@sweep_option
-@click.pass_obj
-def validate(session: Session, recipe: str, settings: tuple[str, ...], sweeps: tuple[str, ...]) -> None:
-    """Check a recipe without running it: keys, types, components, data and the order of stages."""
-    if sweep := session.sweep(recipe, settings, sweeps):
-        note_what_is_dropped(sweep)
-        file = sweep.variants[0].plan.recipe.file
-        click.echo(f"{file}: valid, {len(sweep.variants)} variants, {len(sweep.stages)} stages")
-        _note(lacking_of(sweep, [swept.stage for swept in sweep.stages]))
-        return
-    plan = session.plan(recipe, settings)
-    click.echo(f"{plan.recipe.file}: valid, {len(plan.stages)} stages")
-    _note(lacking(plan, plan.stages))
 
 
 def _as_tokens(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
@@ -159,7 +137,7 @@ def plan(
         click.echo(json.dumps(listing, indent=2, ensure_ascii=False))
         return
     print_outlook(told)
-    _note(lacking(planned, [stage for stage in planned.stages if not store.is_published(stage)]))
+    note_lacking(lacking(planned, [stage for stage in planned.stages if not store.is_published(stage)]))
     if build:
         click.echo()
         print_dry_run(built, speed)
@@ -216,12 +194,4 @@ def _plan_sweep(
     apart = sum(len(planned.plan.stages) for planned in sweep.variants)
     click.echo(f"{len(rows)} stages instead of {apart}, {len(to_run)} to run")
     print_total(left, bar, assumptions)
-    _note(lacking_of(sweep, to_run))
-
-
-def _note(problems: Sequence[Problem]) -> None:
-    """Say what keeps a valid recipe from running on this machine, the first few things of it."""
-    for problem in problems[:_NOTES]:
-        click.echo(f"not on this machine: {problem}", err=True)
-    if len(problems) > _NOTES:
-        click.echo(f"not on this machine: {len(problems) - _NOTES} more like these; 'run' lists them all", err=True)
+    note_lacking(lacking_of(sweep, to_run))

@@ -14,7 +14,6 @@ from smolrecipe.cli.held_run import command_line, grace_option, held
 from smolrecipe.cli.lock_command import hold_to_lock, locked_options, refuse_sweep
 from smolrecipe.cli.measures import MEASURES_FILE, measures_of, print_measures
 from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_of, store_option, sweep_option
-from smolrecipe.cli.sweep_command import run_variants
 from smolrecipe.cli.views import make_view
 from smolrecipe.completing import complete_stage
 from smolrecipe.errors import RecipeError, near_miss
@@ -79,6 +78,8 @@ def run(
         refuse_sweep(session, recipe, settings, sweeps, "--locked")
     hold_to_lock(session, recipe, settings, locked=locked, lock_file=lock_file)
     if sweep := session.sweep(recipe, settings, sweeps):
+        from smolrecipe.cli.sweep_command import run_variants
+
         run_variants(session, sweep, runs, as_json=as_json, check=check, grace=grace)
         return
     plan = session.plan(recipe, settings)

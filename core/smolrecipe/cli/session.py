@@ -5,38 +5,40 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from smolrecipe.completing import complete_recipe
 from smolrecipe.errors import RecipeError, near_miss
-from smolrecipe.planning.make import make_plan
-from smolrecipe.planning.plan import Plan
-from smolrecipe.planning.variants import SweepPlan, plan_variants
-from smolrecipe.recipe.compose import compose
-from smolrecipe.recipe.paths import no_file
-from smolrecipe.recipe.recipe import Recipe
-from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
-from smolrecipe.recipe.structure import structure
-from smolrecipe.recipe.sweep import compose_variants
-from smolrecipe.recipe.wording import readable
-from smolrecipe.running.store import RunStore
-from smolrecipe_registry.discovery import Registry, load_registry
+
+if TYPE_CHECKING:
+    from smolrecipe.planning.plan import Plan
+    from smolrecipe.planning.variants import SweepPlan
+    from smolrecipe.recipe.nodes import Node
+    from smolrecipe.recipe.recipe import Recipe
+    from smolrecipe.running.store import RunStore
+    from smolrecipe_registry.discovery import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @functools.cache
 def _registry(plugins: tuple[str, ...] | None) -> Registry:
+    from smolrecipe_registry.discovery import load_registry
+
     return load_registry(plugins)
 
 
 class Session:
-    """What all commands share. ``plugins`` are the only plugins to load, ``None`` for all."""
+    """What all commands share. ``plugins`` are the only plugins to load, ``None`` for all.
+
+    What a command does not ask for is not imported: neither plugins, nor what reads, composes and plans recipes.
+    """
 
     def __init__(self, plugins: tuple[str, ...] | None) -> None:
         self.plugins = plugins
+        self._composed: dict[tuple[Path, tuple[str, ...]], Node] = {}
 
     @property
     def registry(self) -> Registry:
@@ -45,19 +47,27 @@ class Session:
 
     def recipe(self, reference: str, settings: Sequence[str]) -> Recipe:
         """The recipe that ``reference`` names, structured."""
+        from smolrecipe.recipe.structure import structure
+
         file = self.find_recipe(reference)
-        return structure(compose(file, settings), file, self.registry.catalog)
+        return structure(self._compose(file, settings), file, self.registry.catalog)
 
     def plan(self, reference: str, settings: Sequence[str]) -> Plan:
         """The plan of the recipe that ``reference`` names."""
+        from smolrecipe.planning.make import make_plan
+
         return make_plan(self.recipe(reference, settings), self.registry.catalog, self.registry.manager.hook)
 
     def sweep(self, reference: str, settings: Sequence[str], sweeps: Sequence[str]) -> SweepPlan | None:
         """The plan of the recipe's variants, ``None`` where neither it nor ``sweeps`` asks for any."""
+        from smolrecipe.recipe.sweep import variants_of
+
         file = self.find_recipe(reference)
-        variants = compose_variants(file, settings, sweeps)
-        if not variants:
+        base = self._compose(file, settings)
+        if not (variants := variants_of(base, settings, sweeps)):
             return None
+        from smolrecipe.planning.variants import plan_variants
+
         return plan_variants(variants, file, self.registry.catalog, self.registry.manager.hook)
 
     def find_recipe(self, reference: str) -> Path:
@@ -66,6 +76,10 @@ class Session:
         Raises:
             RecipeError: when nothing goes by that name.
         """
+        from smolrecipe.recipe.paths import no_file
+        from smolrecipe.recipe.shipped import shipped_recipe, shipped_recipes
+        from smolrecipe.recipe.wording import readable
+
         path = Path(reference)
         lacking = no_file(path)
         if lacking is None:
@@ -82,10 +96,14 @@ class Session:
         found = "there is no such file" if lacking.startswith("there is no file") else lacking
         raise RecipeError([readable(f"no recipe '{reference}': {found}{hint}")])
 
+    def _compose(self, file: Path, settings: Sequence[str]) -> Node:
+        """The recipe in a file as this command takes it: read once."""
+        from smolrecipe.recipe.compose import compose
 
-def split_names(names: str) -> tuple[str, ...]:
-    """Names that are separated by commas."""
-    return tuple(name.strip() for name in names.split(",") if name.strip())
+        key = (file, tuple(settings))
+        if key not in self._composed:
+            self._composed[key] = compose(file, settings)
+        return self._composed[key]
 
 
 def recipe_arguments(function: F) -> F:
@@ -121,6 +139,8 @@ def store_option(function: F) -> F:
 
 def store_of(recipe: Recipe, runs: Path) -> RunStore:
     """The part of the run store that belongs to a recipe."""
+    from smolrecipe.running.store import RunStore
+
     return RunStore(runs / recipe.name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import attrs
 import click
 
 from smolrecipe.cli.held_run import command_line, held
+from smolrecipe.cli.lacking import lacking_of, note_what_is_dropped
 from smolrecipe.cli.measures import MEASURES_FILE
 from smolrecipe.cli.session import Session, store_of
 from smolrecipe.cli.side_by_side import Cell, print_side_by_side, rows_of
 from smolrecipe.cli.views import make_view
-from smolrecipe.errors import Problem, RecipeError, UserError
+from smolrecipe.errors import RecipeError, UserError
 from smolrecipe.planning.plan import Plan, PlannedStage
-from smolrecipe.planning.variants import SweepPlan, by_variant
+from smolrecipe.planning.variants import SweepPlan
 from smolrecipe.running.inputs import Check, Inputs
-from smolrecipe.running.machine import lacking
 from smolrecipe.running.runner import Runner, RunView
 from smolrecipe.running.store import RunStore
 from smolrecipe.running.sweep import SweptOutcome, run_sweep
@@ -70,27 +70,6 @@ def run_variants(session: Session, sweep: SweepPlan, runs: Path, *, as_json: boo
     failed = [planned.name for planned in sweep.variants if _failures(planned.name, outcomes)]
     if failed:
         raise UserError(f"{len(failed)} of {len(sweep.variants)} variants failed: {', '.join(failed)}")
-
-
-def note_what_is_dropped(sweep: SweepPlan) -> None:
-    """Say which options a variant does not take over from the recipe, because their component is replaced."""
-    dropped: dict[Problem, list[str]] = {}
-    for planned in sweep.variants:
-        for problem in planned.variant.dropped:
-            dropped.setdefault(problem, []).append(planned.name)
-    for problem in by_variant(dropped, len(sweep.variants)):
-        click.echo(f"note: {problem}", err=True)
-
-
-def lacking_of(sweep: SweepPlan, stages: Collection[PlannedStage]) -> list[Problem]:
-    """What keeps ``stages`` of the sweep from running on this machine."""
-    problems: dict[Problem, list[str]] = {}
-    wanted = {(stage.name, stage.digest) for stage in stages}
-    for planned in sweep.variants:
-        own = [stage for stage in planned.plan.stages if (stage.name, stage.digest) in wanted]
-        for problem in lacking(planned.plan, own):
-            problems.setdefault(problem, []).append(planned.name)
-    return by_variant(problems, len(sweep.variants))
 
 
 def _labelled(sweep: SweepPlan) -> dict[tuple[str, str], PlannedStage]:

@@ -16,13 +16,11 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from smolrecipe.errors import Place, Problem, RecipeError, near_miss
-from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.nodes import Node, plain
 from smolrecipe.recipe.read import read_value
 from smolrecipe.recipe.settings import found, lay_over, origin, parse_setting, path_problem, split_key
@@ -63,15 +61,15 @@ class _Axis:
         return self.names[:-1] if self.names[-1] == "use" else self.names
 
 
-def compose_variants(path: Path, settings: Sequence[str] = (), sweeps: Sequence[str] = ()) -> list[Variant]:
-    """The variants of the recipe in ``path``: of its ``sweep:`` block, and of the ``key=value,value`` in ``sweeps``.
+def variants_of(base: Node, settings: Sequence[str] = (), sweeps: Sequence[str] = ()) -> list[Variant]:
+    """The variants of a recipe, composed with ``settings``: of its ``sweep:`` block, and of the ``key=value,value`` in
+    ``sweeps``.
 
     A key in ``sweeps`` replaces that key of the block. Without either there are none.
 
     Raises:
-        RecipeError: for a recipe that cannot be composed, and for a sweep of nothing: all problems of the axes at once.
+        RecipeError: for a sweep of nothing: all problems of the axes at once.
     """
-    base = compose(path, settings)
     problems: list[Problem] = []
     axes = {axis.key: axis for axis in [*_written(base, problems), *_given(sweeps, problems)]}
     laid = [parse_setting(setting) for setting in settings]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smolrecipe.errors import StageError, UserError
+from smolrecipe.errors import InterruptedRunError, StageError
 from smolrecipe.running.causes import cause_of
 from smolrecipe.running.metrics import last_saved
 from smolrecipe.running.notes import read_notes
@@ -18,14 +18,6 @@ from smolrecipe.stopping import Interrupted
 
 class StageFailureError(StageError):
     """A stage that failed, with all that is said of it."""
-
-
-class InterruptedRunError(UserError):
-    """The run was stopped from outside while a stage was running."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def failure(stage: str, reason: str, folder: Path, command: str) -> StageFailureError:

@@ -17,8 +17,8 @@ from smolrecipe.errors import RecipeError
 from smolrecipe.published import DIGEST_DIGITS, is_stage_name, read_events, read_record
 from smolrecipe.running.notes import Note, read_notes, seems_alive
 from smolrecipe.running.pace import is_number, seconds_left
-from smolrecipe.running.record import PROVENANCE_FOLDER
 from smolrecipe.running.run_lock import Holder, holders
+from smolrecipe.running.store import PROVENANCE_FOLDER
 from smolrecipe.stage import METRICS_FILE, STAGE_FILE
 from smolrecipe.strict_json import printable, read_mapping
 

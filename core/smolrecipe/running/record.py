@@ -29,11 +29,8 @@ from smolrecipe.provenance.machine import hardware
 from smolrecipe.provenance.repository import git_state
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.running.redact import redact_value
-from smolrecipe.running.store import RunStore
+from smolrecipe.running.store import PROVENANCE_FOLDER, RunStore
 from smolrecipe.running.task import ATTEMPTS_FILE
-
-PROVENANCE_FOLDER = "provenance"
-"""In a recipe's run store: what its runs were made with."""
 
 
 @frozen(kw_only=True)

@@ -26,6 +26,8 @@ from smolrecipe.running.disk import FULL, room
 from smolrecipe.stage import STAGE_FILE
 
 LOG_FILE = "log.txt"
+PROVENANCE_FOLDER = "provenance"
+"""In a recipe's run store: what its runs were made with."""
 
 
 @frozen

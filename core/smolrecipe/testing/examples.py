@@ -15,8 +15,7 @@ from pathlib import Path
 from smolrecipe.errors import RecipeError
 from smolrecipe.planning.plan import PlannedStage
 from smolrecipe.running.manifest import MANIFEST_FILE
-from smolrecipe.running.record import PROVENANCE_FOLDER
-from smolrecipe.running.store import RunStore
+from smolrecipe.running.store import PROVENANCE_FOLDER, RunStore
 from smolrecipe.running.task import CONTROL_FILES
 from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER, TOKENS_FOLDER
 from smolrecipe.testing.contract import Check, ContractError, broken

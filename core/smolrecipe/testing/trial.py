@@ -26,7 +26,8 @@ from smolrecipe.running.manifest import MANIFEST_FILE
 from smolrecipe.running.store import LOG_FILE, RunStore
 from smolrecipe.stage import METRICS_FILE, STAGE_FILE, read_events
 from smolrecipe.testing import interruption, one_process
-from smolrecipe_registry.discovery import GROUP, RESTRICTION, load_registry
+from smolrecipe_registry.discovery import GROUP, load_registry
+from smolrecipe_registry.restriction import RESTRICTION
 
 LONGEST_SECONDS = 120
 """How long one run of an example may take; it is meant to take a few."""

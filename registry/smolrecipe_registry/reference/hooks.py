@@ -25,8 +25,8 @@ WHEN = {
     "on a CPU. An exception is reported as a claim that does not hold.",
     "smolrecipe_find_recipe": "For a reference that is no file and no shipped recipe. The first plugin that returns a "
     "file decides.",
-    "smolrecipe_commands": "Once in every process, when the command line is built. A plugin whose hook fails is "
-    "reported and adds no commands.",
+    "smolrecipe_commands": "When commands are listed, or one is called that is not smolrecipe's own. A plugin whose "
+    "hook fails is reported and adds no commands.",
 }
 """When the hooks are called that act; the others are called once, and what they offer enters the catalog."""
 

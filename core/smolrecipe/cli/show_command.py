@@ -1,23 +1,19 @@
-"""Commands that look at recipes and at the run store: show, ls."""
+"""``smolrecipe show``: a recipe as it is after all that it extends."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 
-from smolrecipe.cli.session import Session, json_option, recipe_arguments, store_option
-from smolrecipe.cli.tables import print_table
+from smolrecipe.cli.session import Session, json_option, recipe_arguments
 from smolrecipe.options import Model, Use, yaml_key
 from smolrecipe.recipe.converter import unstructure
 from smolrecipe.recipe.recipe import Recipe
 from smolrecipe.recipe.structure import iterate_uses
-from smolrecipe.strict_json import printable
-from smolrecipe.verifying.targets import is_artifact, read_record
 
 
 @click.command(
@@ -42,49 +38,6 @@ def show(session: Session, recipe: str, settings: tuple[str, ...], resolved: boo
     width = min(72, max((len(text) for text, _ in lines), default=0))
     for text, origin in lines:
         click.echo(f"{text:<{width}}  # {origin}" if origin and resolved else text)
-
-
-@click.command(epilog="\b\nExamples:\n  smolrecipe ls\n  smolrecipe ls --runs /scratch/runs --json")
-@store_option
-@json_option
-def ls(runs: Path, as_json: bool) -> None:
-    """List the artifacts in the run store."""
-    listing = list(_artifacts(runs))
-    if as_json:
-        click.echo(json.dumps(listing, indent=2))
-        return
-    if not listing:
-        click.echo(f"nothing in {runs}")
-        return
-    rows = [
-        (item["recipe"], item["folder"], item["kind"], item["status"], item["size"], item["seconds"], item["started"])
-        for item in listing
-    ]
-    print_table(("recipe", "artifact", "kind", "status", "MiB", "seconds", "started (UTC)"), rows, right=(4, 5))
-
-
-def _artifacts(runs: Path) -> Iterator[dict[str, str]]:
-    for folder in sorted(runs.glob("*/*/")):
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        record: Mapping[str, Any] = {}
-        status = "half done"
-        if is_artifact(folder):
-            try:
-                record, status = read_record(folder), "published"
-            except ValueError as error:
-                status = "damaged"
-                click.echo(f"damaged: {error}; 'smolrecipe verify {folder}' says what else is", err=True)
-        elif folder.suffix != ".partial":
-            continue
-        yield {
-            "recipe": printable(folder.parent.name),
-            "folder": printable(folder.name),
-            "kind": printable(str(record["kind"])) if record else "",
-            "status": status,
-            "size": f"{sum(path.stat().st_size for path in files) / 2**20:.1f}",
-            "seconds": f"{record['seconds']:.1f}" if record else "",
-            "started": printable(str(record.get("started", "")))[:19].replace("T", " "),
-        }
 
 
 def _values(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
