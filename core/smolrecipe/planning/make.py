@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -96,10 +97,11 @@ def _order(recipe: Recipe, refs: Mapping[str, tuple[Reference, ...]], problems: 
         return []
     rank = {name: index for index, name in enumerate(recipe.stages)}
     order: list[str] = []
-    ready: list[str] = []
+    ready: list[tuple[int, str]] = []
     while sorter.is_active():
-        ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
-        first = ready.pop(0)
+        for name in sorter.get_ready():
+            heapq.heappush(ready, (rank[name], name))
+        _, first = heapq.heappop(ready)
         order.append(first)
         sorter.done(first)
     return order

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from smolrecipe.components import KINDS, Devices
 from smolrecipe.errors import Problem
+from smolrecipe.options import Use
 from smolrecipe.planning.plan import Plan, PlannedStage
 from smolrecipe.recipe.structure import all_uses
 from smolrecipe.recipe.wording import readable
@@ -48,25 +50,27 @@ def _exceeds(devices: Devices, capacity: Mapping[str, int]) -> bool:
 def _lacking_packages(plan: Plan, stages: list[PlannedStage]) -> Iterator[Problem]:
     """A problem for each component that runs on a package which is not installed."""
     told = set()
-    for path, use in all_uses(plan.recipe):
-        missing = [module for module in use.component.requires if importlib.util.find_spec(module) is None]
+    for path, use in _uses(plan, stages):
         label = f"{KINDS[type(use.component)]} '{use.name}'"
-        if not missing or label in told or not _belongs(path, stages):
+        if label in told:
             continue
         told.add(label)
+        missing = [module for module in use.component.requires if importlib.util.find_spec(module) is None]
+        if not missing:
+            continue
         extra = use.component.extra
         remedy = f"pip install 'smolrecipe[{extra}]'" if extra else f"pip install {' '.join(missing)}"
         yield Problem(f"{label} needs {', '.join(missing)}, which is not installed: {remedy}", plan.recipe.place(path))
 
 
 def _lacking_data(plan: Plan, stages: list[PlannedStage]) -> Iterator[Problem]:
-    for path, use in all_uses(plan.recipe):
-        if _belongs(path, stages):
-            for message in use.component.missing(use.options):
-                told = readable(f"{KINDS[type(use.component)]} '{use.name}': {message}")
-                yield Problem(told, plan.recipe.place(path))
+    for path, use in _uses(plan, stages):
+        for message in use.component.missing(use.options):
+            told = readable(f"{KINDS[type(use.component)]} '{use.name}': {message}")
+            yield Problem(told, plan.recipe.place(path))
 
 
-def _belongs(path: tuple[str | int, ...], stages: list[PlannedStage]) -> bool:
-    """Whether what stands at ``path`` matters to one of the stages; what is no stage's matters to all."""
-    return path[0] != "stages" or any(path[1] == stage.name for stage in stages)
+def _uses(plan: Plan, stages: list[PlannedStage]) -> Iterator[tuple[tuple[str | int, ...], Use[Any]]]:
+    """The components that matter to one of the stages, with the path of each; what is no stage's matters to all."""
+    names = {stage.name for stage in stages}
+    return ((path, use) for path, use in all_uses(plan.recipe) if path[0] != "stages" or path[1] in names)

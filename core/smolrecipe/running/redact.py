@@ -32,18 +32,23 @@ _LONGEST_LINE = 1 << 16
 
 def redact(text: str) -> str:
     """The text without the secrets of this process' environment."""
-    return _redact(text.encode(errors="surrogatepass"), *_secrets()).decode(errors="surrogatepass")
+    return _redact_text(text, *_secrets())
 
 
 def redact_value(value: Any) -> Any:
     """A JSON value (mappings, lists, text, numbers) with no secret in any of its texts, keys included."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {redact_value(key): redact_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redact_value(item) for item in value]
-    return value
+    names, pattern = _secrets()  # once, not for each of the texts
+
+    def redacted(value: Any) -> Any:
+        if isinstance(value, str):
+            return _redact_text(value, names, pattern)
+        if isinstance(value, Mapping):
+            return {redacted(key): redacted(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [redacted(item) for item in value]
+        return value
+
+    return redacted(value)
 
 
 def _secrets() -> tuple[dict[bytes, bytes], re.Pattern[bytes] | None]:
@@ -75,6 +80,10 @@ def _ways_to_write(value: str) -> set[str]:
         ways |= {text, repr(text)[1:-1], urllib.parse.quote(text), urllib.parse.quote(text, safe="")}
         ways |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
     return ways
+
+
+def _redact_text(text: str, names: Mapping[bytes, bytes], pattern: re.Pattern[bytes] | None) -> str:
+    return _redact(text.encode(errors="surrogatepass"), names, pattern).decode(errors="surrogatepass")
 
 
 def _redact(data: bytes, names: Mapping[bytes, bytes], pattern: re.Pattern[bytes] | None) -> bytes:
