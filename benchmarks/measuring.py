@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,6 +47,26 @@ def in_process(command: Sequence[str], **environment: str) -> tuple[float, float
     Raises:
         RuntimeError: when it fails, with what it said.
     """
+    taken = taken_by(command, **environment)
+    return taken.seconds, taken.memory
+
+
+class Taken(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    processor_seconds: float
+    """Of all cores, in it and in the system for it: what other programs take meanwhile changes this least."""
+    memory: float
+    """The most that it held, in MiB."""
+
+
+def taken_by(command: Sequence[str], **environment: str) -> Taken:
+    """What a command takes.
+
+    Raises:
+        RuntimeError: when it fails, with what it said.
+    """
     start = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
@@ -56,7 +76,8 @@ def in_process(command: Sequence[str], **environment: str) -> tuple[float, float
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    seconds = time.perf_counter() - start
+    return Taken(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def spread(values: Sequence[float]) -> str:

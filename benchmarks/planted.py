@@ -1,0 +1,78 @@
+"""A plugin whose stages do nothing, for what is measured around stages: laid out as pip would, in a folder.
+
+``use: nothing`` takes a ``number``, which tells stages apart, and the stages that it comes ``after``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+_PLUGIN = """\
+from attrs import frozen
+
+import smolrecipe
+from smolrecipe import Artifact, StageKind, StageRef, option
+
+
+@frozen(kw_only=True)
+class NothingOptions:
+    number: int = option(doc="tells stages apart")
+    after: list[StageRef] = option(factory=list, doc="stages that come first")
+
+
+@smolrecipe.hookimpl
+def smolrecipe_stages():
+    yield StageKind(
+        name="nothing",
+        summary="does nothing",
+        options=NothingOptions,
+        produces=lambda options: {},
+        run=lambda options, context: Artifact(summary={"number": options.number}),
+    )
+"""
+
+
+def plant(folder: Path) -> dict[str, str]:
+    """Lay the plugin out in ``folder``; returns the environment in which it is found."""
+    package, info = folder / "smolrecipe_nothing", folder / "smolrecipe_nothing-1.0.dist-info"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").write_text(_PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: smolrecipe-nothing\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[smolrecipe]\nnothing = smolrecipe_nothing\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def recipe(first: int, last: int) -> str:
+    """A recipe of the stages with these numbers: each comes after one before it in its hundred, if there is one."""
+    lines = []
+    for number in range(first, last + 1):
+        before = number // 100 * 100 + number % 100 // 2
+        after = f"[stage-{before}]" if first <= before < number else "[]"
+        lines.append(f"  stage-{number}: {{use: nothing, number: {number}, after: {after}}}")
+    return "\n".join(["name: nothing", "launcher: {use: local}", "stages:", *lines, ""])
+
+
+def publish(recipe_file: Path, runs: Path) -> None:
+    """Run a recipe of such stages, each in this process instead of in one of its own: a hundred take seconds."""
+    from smolrecipe.cli import main
+    from smolrecipe.cli.session import Session
+    from smolrecipe.running import runner
+    from smolrecipe.running.task import Task
+    from smolrecipe.running.worker import run_task
+
+    registry = Session(None).registry
+
+    def run_here(command: Sequence[str], *also: Any, **named: Any) -> int:
+        return run_task(Task.read(Path(command[-1])), registry.catalog, registry.manager.hook)
+
+    with mock.patch.object(runner, "run_processes", run_here):
+        main(["run", str(recipe_file), "--runs", str(runs)])
+
+
+if __name__ == "__main__":
+    publish(*map(Path, sys.argv[1:]))
