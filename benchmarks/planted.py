@@ -47,18 +47,22 @@ def plant(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+TOGETHER = 20
+"""Stages that are published by one run: what one costs besides itself grows with those of its recipe."""
+
+
 def recipe(first: int, last: int) -> str:
-    """A recipe of the stages with these numbers: each comes after one before it in its hundred, if there is one."""
+    """A recipe of the stages with these numbers: each but the first of every ``TOGETHER`` comes after one of them."""
     lines = []
     for number in range(first, last + 1):
-        before = number // 100 * 100 + number % 100 // 2
-        after = f"[stage-{before}]" if first <= before < number else "[]"
+        before = number // TOGETHER * TOGETHER + number % TOGETHER // 2
+        after = f"[stage-{before}]" if before < number else "[]"
         lines.append(f"  stage-{number}: {{use: nothing, number: {number}, after: {after}}}")
     return "\n".join(["name: nothing", "launcher: {use: local}", "stages:", *lines, ""])
 
 
 def publish(recipe_file: Path, runs: Path) -> None:
-    """Run a recipe of such stages, each in this process instead of in one of its own: a hundred take seconds."""
+    """Run a recipe of such stages, each in this process instead of in one of its own: they take no time."""
     from smolrecipe.cli import main
     from smolrecipe.cli.session import Session
     from smolrecipe.running import runner

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from measuring import Taken, by_turns, keep, spread, taken_by
-from planted import plant, recipe
+from planted import TOGETHER, plant, recipe
 
 SMOLRECIPE = [sys.executable, "-m", "smolrecipe"]
 COMMANDS = {
@@ -49,8 +49,6 @@ GOALS = {
 """Seconds, on two cores that do nothing else."""
 
 STAGES = (1, 10, 100, 1000)
-TOGETHER = 100
-"""Stages that are published by one run: what one costs besides itself grows with those of its recipe."""
 
 
 def main() -> None:
