@@ -213,9 +213,3 @@ def test_records_of_older_runs_and_damaged_ones_are_tolerated(
         assert unknown["kind"] == "unknown" and "data of an older run" in unknown["what"]
     else:
         assert told["nearest"] is None
-
-
-def test_help_has_an_example(smolrecipe: Run, toy: Path) -> None:
-    for command in ("why", "lock", "run"):
-        text = smolrecipe(command, "--help", check=0).stdout
-        assert f"smolrecipe {command} smollm3-tiny" in text or f"smolrecipe {command} recipes/mine.yaml" in text
