@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run verify claims test pipeline strangers chaos check isolation docs clean
+.PHONY: install run verify claims test pipeline strangers chaos check isolation docs bench clean
 
 install: $(INSTALLED)
 
@@ -63,6 +63,12 @@ isolation: $(INSTALLED)
 # The reference of the built-in plugins, written anew; `make strangers` fails where it is stale.
 docs: $(INSTALLED)
 	$(BIN)/python -m smolrecipe_registry.reference docs/reference
+
+# Side by side with what one would use instead, by turns; tables, and JSON in benchmarks/results. An hour.
+BENCHMARKS := startup loading tokenising merging pretraining post_training
+
+bench: $(INSTALLED)
+	for benchmark in $(BENCHMARKS); do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -41,28 +41,16 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_process(command: Sequence[str], **environment: str) -> tuple[float, float]:
-    """Seconds that a command takes, and the most memory that it held, in MiB.
-
-    Raises:
-        RuntimeError: when it fails, with what it said.
-    """
-    taken = taken_by(command, **environment)
-    return taken.seconds, taken.memory
-
-
-class Taken(NamedTuple):
-    """What a command took."""
+class Used(NamedTuple):
+    """What a command took: seconds on the clock, MiB that one of its processes held at most, seconds of processor."""
 
     seconds: float
-    processor_seconds: float
-    """Of all cores, in it and in the system for it: what other programs take meanwhile changes this least."""
     memory: float
-    """The most that it held, in MiB."""
+    processor: float
 
 
-def taken_by(command: Sequence[str], **environment: str) -> Taken:
-    """What a command takes.
+def in_process(command: Sequence[str], **environment: str) -> Used:
+    """Run a command, and say what it and the processes that it started took.
 
     Raises:
         RuntimeError: when it fails, with what it said.
@@ -76,8 +64,7 @@ def taken_by(command: Sequence[str], **environment: str) -> Taken:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
-    seconds = time.perf_counter() - start
-    return Taken(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Used(time.perf_counter() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -85,10 +72,45 @@ def spread(values: Sequence[float]) -> str:
     return f"{median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
+COMPARED = (
+    "what",
+    "way",
+    "ms of processor: median (least)",
+    "ratio",
+    "of the least",
+    "ms on the clock",
+    "ratio of it",
+    "goal",
+)
+"""The head of a table of ``compared`` rows."""
+
+
+def compared(
+    what: str, turns: Mapping[str, Sequence[Sequence[float]]], *, ours: str, goal: float
+) -> list[tuple[str | float, ...]]:
+    """Rows of a table from turns of (seconds on the clock, seconds of processor): ours over each of the others.
+
+    Ratios are those of medians, and of the least that any turn took of the processor: work that is the same each time
+    takes longer where something else holds the machine's memory and caches, and never less.
+    """
+    rows: list[tuple[str | float, ...]] = []
+    columns = {
+        name: [[1e3 * value for value in column] for column in zip(*found, strict=True)]
+        for name, found in turns.items()
+    }
+    own = [(median(column), min(column)) for column in columns[ours]]
+    for name, (clock, processor) in columns.items():
+        medians = f"{median(processor):.4g} ({min(processor):.4g})", median(clock)
+        ratios = own[1][0] / median(processor), own[1][1] / min(processor), own[0][0] / median(clock)
+        shown = ("", "", "", "") if name == ours else (*ratios, goal)
+        rows.append((what, name, medians[0], shown[0], shown[1], medians[1], *shown[2:]))
+    return rows
+
+
 def keep(name: str, title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], **more: Any) -> None:
     """Print a table, and write it with the machine and the versions to ``results/<name>.json``."""
     print_table(title, head, rows)
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     content = {
         "title": title,
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from measuring import Taken, by_turns, keep, spread, taken_by
+from measuring import Used, by_turns, in_process, keep, spread
 from planted import TOGETHER, plant, recipe
 
 SMOLRECIPE = [sys.executable, "-m", "smolrecipe"]
@@ -59,16 +59,16 @@ def main() -> None:
 
 def commands() -> None:
     """The commands by turns."""
-    taken: dict[str, list[Taken]] = {name: [] for name in COMMANDS}
+    taken: dict[str, list[Used]] = {name: [] for name in COMMANDS}
 
     def start(name: str) -> float:
         taken[name].append(_start(COMMANDS[name], _completing(name)))
-        return taken[name][-1].processor_seconds
+        return taken[name][-1].processor
 
     by_turns({name: lambda name=name: start(name) for name in COMMANDS}, rounds=8)
     rows = []
     for name, (_, *measured) in taken.items():  # the first compiles what has changed
-        processor = spread([1e3 * each.processor_seconds for each in measured])
+        processor = spread([1e3 * each.processor for each in measured])
         seconds = spread([1e3 * each.seconds for each in measured])
         rows.append((name, processor, seconds, max(each.memory for each in measured), GOALS.get(name, "")))
     head = ("command", "processor, ms: median (range)", "clock, ms: median (range)", "MiB at most", "goal, seconds")
@@ -90,7 +90,8 @@ def nothing_to_do() -> None:
             file = folder / f"{stages}.yaml"
             file.write_text(recipe(0, stages - 1))
             taken = [_start([*SMOLRECIPE, "run", str(file), *runs], environment) for _ in range(6)][1:]
-            processor, seconds = (median(each) for each in list(zip(*taken, strict=True))[1::-1])
+            processor = median(each.processor for each in taken)
+            seconds = median(each.seconds for each in taken)
             rows.append((stages, 1e3 * processor, 1e3 * seconds, taken[-1].memory, 1.0 if stages == 1000 else ""))
     head = ("stages", "processor, ms", "clock, ms", "MiB at most", "goal, seconds")
     keep("nothing-to-do", "A run with nothing left to do", head, rows)
@@ -108,9 +109,9 @@ def _completing(name: str) -> dict[str, str]:
     }
 
 
-def _start(command: list[str], environment: dict[str, str]) -> Taken:
+def _start(command: list[str], environment: dict[str, str]) -> Used:
     """As an installed program starts: from what was compiled before."""
-    return taken_by(command, **{"PYTHONDONTWRITEBYTECODE": "", **environment})
+    return in_process(command, **{"PYTHONDONTWRITEBYTECODE": "", **environment})
 
 
 if __name__ == "__main__":
