@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,6 +67,11 @@ def in_process(command: Sequence[str], **environment: str) -> Used:
     return Used(time.perf_counter() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
+def medians(used: Sequence[Used]) -> Used:
+    """The median of each."""
+    return Used(*(median(values) for values in zip(*used, strict=True)))
+
+
 def spread(values: Sequence[float]) -> str:
     """Median and range."""
     return f"{median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
@@ -105,6 +110,11 @@ def compared(
         shown = ("", "", "", "") if name == ours else (*ratios, goal)
         rows.append((what, name, medians[0], shown[0], shown[1], medians[1], *shown[2:]))
     return rows
+
+
+def named(name: str, chosen: Sequence[str], of: Collection[str]) -> str:
+    """A name for the results of some of a script's measurements: the script's where all were made."""
+    return name if set(chosen) == set(of) else "-".join([name, *chosen])
 
 
 def keep(name: str, title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], **more: Any) -> None:

@@ -11,6 +11,7 @@ result after (names, shapes, dtypes, finite values, loaded and asked once): what
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,12 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measuring import by_turns, in_process, keep, spread
+from measuring import Used, in_process, keep, medians, spread
 from our_runs import ONE_THREAD, run, run_way
 from small_models import MODELS, save_model
 
 GOAL = 1.0
-ROUNDS = 5
+ROUNDS = 3
 DTYPES = ("float32", "bfloat16")
 WEIGHTS = {"one": 0.6, "two": 0.4}
 
@@ -48,21 +49,32 @@ def main() -> None:
     details = {}
     for dtype in DTYPES:
         with tempfile.TemporaryDirectory() as temporary:
-            found, memory, checks = _measure(Path(temporary), dtype)
-        plain, plain_memory = median(found["mergekit"]), median(memory["mergekit"])
-        for name, seconds in found.items():
-            ratios: tuple[Any, ...] = (median(seconds) / plain, median(memory[name]) / plain_memory, GOAL)
+            found, parts = _measure(Path(temporary), dtype)
+        plain = medians(found["mergekit"])
+        for name, used in found.items():
+            own = medians(used)
+            ratios: tuple[Any, ...] = (own.processor / plain.processor, own.memory / plain.memory, GOAL)
             if name == "mergekit":
                 ratios = ("", "", "")
-            rows.append((dtype, name, spread(seconds), ratios[0], median(memory[name]), *ratios[1:]))
-        details[dtype] = {"seconds": found, "MiB": memory, "seconds of our stage by part": checks}
-    head = ("dtype", "merge", "seconds: median (range)", "ratio", "MiB at most", "ratio of it", "goal")
+            seconds, processor = spread([one.seconds for one in used]), spread([one.processor for one in used])
+            rows.append((dtype, name, seconds, processor, ratios[0], own.memory, *ratios[1:]))
+        details[dtype] = {"used": found, "seconds of processor of our stage by part": parts}
+    head = (
+        "dtype",
+        "merge",
+        "seconds: median (range)",
+        "seconds of processor",
+        "ratio of it",
+        "MiB at most",
+        "ratio of memory",
+        "goal",
+    )
     keep("merging", "A merge of two models of 100M, one thread", head, rows, details=details)
     for dtype, detail in details.items():
-        print(dtype, json.dumps(detail["seconds of our stage by part"]))
+        print(dtype, json.dumps(detail["seconds of processor of our stage by part"]))
 
 
-def _measure(folder: Path, dtype: str) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, float]]:
+def _measure(folder: Path, dtype: str) -> tuple[dict[str, list[Used]], dict[str, float]]:
     recipe = folder / "merging.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
     run(folder, recipe, "tokenizer")
@@ -76,19 +88,14 @@ def _measure(folder: Path, dtype: str) -> tuple[dict[str, list[float]], dict[str
         "smolrecipe, the stage": ([sys.executable, __file__, "smolrecipe", str(folder)], ONE_THREAD),
         "smolrecipe run": (whole.command, whole.environment),
     }
-    memory: dict[str, list[float]] = {name: [] for name in commands}
-
-    def start(name: str) -> float:
-        for made in folder.glob("runs/merging/merge-*"):
-            made.rename(folder / f"made-{len(memory[name])}")
-        command, environment = commands[name]
-        seconds, most = in_process(command, **environment)
-        memory[name].append(most)
-        return seconds
-
-    found = by_turns({name: lambda name=name: start(name) for name in commands}, rounds=ROUNDS)
+    found: dict[str, list[Used]] = {name: [] for name in commands}
+    for _ in range(ROUNDS):
+        for name, (command, environment) in commands.items():
+            for made in folder.glob("runs/merging/merge-*"):
+                shutil.rmtree(made)
+            found[name].append(in_process(command, **environment))
     parts = [json.loads(line) for line in (folder / "parts.jsonl").read_text().splitlines()]
-    return found, memory, {name: median(part[name] for part in parts) for name in parts[0]}
+    return found, {name: median(part[name] for part in parts) for name in parts[0]}
 
 
 def _plain(folder: Path) -> None:
@@ -110,20 +117,20 @@ def _ours(folder: Path) -> None:
     """The function of the stage, with a clock at what it consists of."""
     import time
 
-    start = time.perf_counter()
+    start = time.process_time()
     import smolrecipe_mergekit.merge as parts
     from smolrecipe import StageContext, StageRef
     from smolrecipe_mergekit.options import MemberOptions, MergeOptions
 
-    seconds = {"imports": time.perf_counter() - start}
+    seconds = {"imports": time.process_time() - start}
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return work(*arguments, **named)
             finally:
-                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+                seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
 
         return run
 

@@ -1,11 +1,10 @@
 """Steps of our ``sft`` and ``preference`` against those of plain TRL's ``SFTTrainer`` and ``DPOTrainer``.
 
-    python benchmarks/post_training.py
+    python benchmarks/post_training.py [sft-1M] [sft-100M] [dpo-1M] [dpo-100M]
 
 The same model, conversations, chat template and batches, in float32 on one CPU thread: SFT on rows that are packed by
 best fit with the loss on every token, DPO on pairs against a reference. Ours are the stages that ``smolrecipe run``
-runs, with their metrics, memory and finite checks; TRL logs every step as ours do. Both choose the order of the rows by
-themselves.
+runs, with their metrics, memory and finite checks; TRL logs every step as ours do.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import COMPARED, compared, keep
+from measuring import COMPARED, compared, keep, named
 from our_runs import ONE_THREAD, run, run_way
 from small_models import MODELS, save_model
 from turns import Way, take_turns, total_steps
@@ -24,10 +23,10 @@ from turns import Way, take_turns, total_steps
 GOAL = 1.02
 
 WORK: dict[str, dict[str, Any]] = {
-    "sft, 1M": {"kind": "sft", "length": 256, "batch": 2, "turns": {"rounds": 30, "steps": 3, "dropped": 3}},
-    "sft, 100M": {"kind": "sft", "length": 64, "batch": 1, "turns": {"rounds": 15, "steps": 1, "dropped": 2}},
-    "dpo, 1M": {"kind": "preference", "length": 128, "batch": 4, "turns": {"rounds": 30, "steps": 3, "dropped": 3}},
-    "dpo, 100M": {"kind": "preference", "length": 64, "batch": 1, "turns": {"rounds": 15, "steps": 1, "dropped": 2}},
+    "sft-1M": {"kind": "sft", "length": 256, "batch": 2, "turns": {"rounds": 30, "steps": 3, "dropped": 3}},
+    "sft-100M": {"kind": "sft", "length": 64, "batch": 1, "turns": {"rounds": 15, "steps": 1, "dropped": 2}},
+    "dpo-1M": {"kind": "preference", "length": 128, "batch": 4, "turns": {"rounds": 30, "steps": 3, "dropped": 3}},
+    "dpo-100M": {"kind": "preference", "length": 64, "batch": 1, "turns": {"rounds": 15, "steps": 1, "dropped": 2}},
 }
 
 RECIPE = """\
@@ -61,18 +60,14 @@ SHAPES = {"sft": "chat", "preference": "preference"}
 def main() -> None:
     """Measure and print."""
     rows, details = [], {}
-    for name, work in WORK.items():
+    for name in (names := sys.argv[1:] or list(WORK)):
+        size = MODELS[name.partition("-")[2]]
         with tempfile.TemporaryDirectory() as temporary:
-            found = _measure(Path(temporary), work, MODELS[name.split()[-1]])
+            found = _measure(Path(temporary), WORK[name], size)
         rows += compared(name, found, ours="smolrecipe", goal=GOAL)
-        details[name] = {**work, "model": MODELS[name.split()[-1]], "turns": found}
-    keep(
-        "post-training",
-        "A step of fine-tuning and of preference optimisation, one thread",
-        COMPARED,
-        rows,
-        details=details,
-    )
+        details[name] = {**WORK[name], "model": size, "turns": found}
+    title = "A step of fine-tuning and of preference optimisation, one thread"
+    keep(named("post-training", names, WORK), title, COMPARED, rows, details=details)
 
 
 def _measure(folder: Path, work: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
@@ -97,14 +92,16 @@ def _plain(folder: Path, work: dict[str, Any]) -> Way:
 
 
 def _write_rows(file: Path, kind: str) -> None:
-    """Conversations of our source ``arithmetic``, or pairs."""
+    """One conversation of our source ``arithmetic``, or one pair, again and again.
+
+    So every step of every trainer computes as many tokens, whatever order it takes its rows in.
+    """
     from smolrecipe_data.arithmetic import read
     from smolrecipe_data.source_options import ArithmeticOptions
 
     style = {"sft": "think", "preference": "preference"}[kind]
-    with file.open("w") as opened:
-        for row in read(ArithmeticOptions(style=style, split="train", turns=4, rows=4000)):
-            opened.write(json.dumps(row) + "\n")
+    (row,) = read(ArithmeticOptions(style=style, split="train", turns=3, rows=1))
+    file.write_text(2000 * (json.dumps(row) + "\n"))
 
 
 if __name__ == "__main__":

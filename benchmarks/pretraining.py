@@ -1,6 +1,6 @@
 """A step of our ``pretrain`` against one of plain torchtitan's trainer, on the same rows.
 
-    python benchmarks/pretraining.py
+    python benchmarks/pretraining.py [1M] [100M]
 
 The same decoder from the same parts of torchtitan, in float32 on one CPU thread: one of about a million parameters, one
 of about a hundred million. Attention is causal over the whole row in both: plain torchtitan masks documents on GPUs
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from measuring import COMPARED, compared, keep
+from measuring import COMPARED, compared, keep, named
 from our_runs import ONE_THREAD, run, run_way
 from turns import Way, take_turns, total_steps
 
@@ -89,12 +89,13 @@ stages:
 def main() -> None:
     """Measure and print."""
     rows, details = [], {}
-    for name, work in SIZES.items():
+    for name in (names := sys.argv[1:] or list(SIZES)):
         with tempfile.TemporaryDirectory() as temporary:
-            found = _measure(Path(temporary), work)
+            found = _measure(Path(temporary), SIZES[name])
         rows += compared(name, found, ours="smolrecipe", goal=GOAL)
-        details[name] = {**work, "turns": found}
-    keep("pretraining", "A step of pretraining, one thread", COMPARED, rows, details=details)
+        details[name] = {**SIZES[name], "turns": found}
+    title = "A step of pretraining, one thread"
+    keep(named("pretraining", names, SIZES), title, COMPARED, rows, details=details)
 
 
 def _measure(folder: Path, work: dict[str, Any]) -> dict[str, Any]:

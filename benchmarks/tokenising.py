@@ -15,15 +15,14 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from measuring import Used, in_process, keep, spread
+from measuring import Used, in_process, keep, medians, spread
 from our_runs import ONE_THREAD, run, run_way
 
 GOAL = 1.05
-ROUNDS = 5
-MEGABYTES = 24
+ROUNDS = 3
+MEGABYTES = 12
 ONE_CORE = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 
 RECIPE = """\
@@ -72,10 +71,10 @@ def main() -> None:
                 shutil.rmtree(folder_made)
     if len(set(tokens.values())) > 1:
         raise RuntimeError(f"the ways made different numbers of tokens of the same text: {tokens}")
-    plain = _medians(found["datatrove"])
+    plain = medians(found["datatrove"])
     rows: list[tuple[Any, ...]] = []
     for name, used in found.items():
-        own, seconds = _medians(used), spread([one.seconds for one in used])
+        own, seconds = medians(used), spread([one.seconds for one in used])
         ratios: tuple[Any, ...] = (own.seconds / plain.seconds, own.processor / plain.processor, GOAL)
         if name == "datatrove":
             ratios = ("", "", "")
@@ -92,10 +91,6 @@ def main() -> None:
         "goal",
     )
     keep("tokenising", f"{size / 1e6:.0f} MB of text, one core", head, rows, tokens=tokens, details=found)
-
-
-def _medians(used: list[Used]) -> Used:
-    return Used(*(median(values) for values in zip(*used, strict=True)))
 
 
 def _write_text(file: Path) -> int:
