@@ -34,10 +34,8 @@ def merge(options: MergeOptions, context: StageContext) -> Artifact:
         StageError: for options or models that mergekit refuses or would merge into something else than was meant.
     """
     method = _method(options)
-    members = {
-        str(ref): read(str(ref), context.input(ref).absolute())
-        for ref in (*(member.from_ for member in options.models), options.base)
-    }
+    refs = {str(ref): ref for ref in (*(member.from_ for member in options.models), options.base)}
+    members = {name: read(name, context.input(ref).absolute()) for name, ref in refs.items()}
     base = members[str(options.base)]
     compare(list(members.values()), base)
     dtype = options.out_dtype or common_dtype(list(members.values()))

@@ -268,3 +268,18 @@ def test_a_killed_stage_goes_on_where_it_was(tmp_path, tokenizers, uninterrupted
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert content(tmp_path) == content(uninterrupted[0])
     assert artifact.summary == uninterrupted[1].summary
+
+
+def test_documents_become_parquet_without_pandas(tmp_path):
+    """Which takes a second to import, and which pyarrow asks when it is given a list."""
+    code = (
+        "import pathlib, sys; import pyarrow.parquet; from smolrecipe_data.documents import collect\n"
+        "rows = [{'text': text} for text in ('é 1', '😀', 'two\\n\\x00', 'é' * 2**20)]\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "collect(rows, folder, where='', held_out=0, files=1, seed=0, control_tokens=[], on_documents=print)\n"
+        "loaded = 'pandas' in sys.modules\n"
+        "texts = pyarrow.parquet.read_table(folder / 'train' / '00000.parquet').column('text').to_pylist()\n"
+        "print(loaded, texts == [row['text'] for row in rows])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "False True"
