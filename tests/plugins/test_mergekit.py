@@ -126,6 +126,15 @@ def test_a_linear_merge_is_the_weighted_sum_and_swapped_weights_are_not(tmp_path
     assert artifact.summary["parameters"] == sum(tensor.numel() for tensor in merged.values())
 
 
+def test_a_model_that_is_also_the_base_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, stage in enumerate(("one", "two")):
+        publish(tmp_path, stage, seed)
+    read, names = engine.read, []
+    monkeypatch.setattr(engine, "read", lambda name, folder: (names.append(name), read(name, folder))[1])
+    run(linear({"one": 0.5, "two": 0.5}, base="one"), context(tmp_path, "one", "two"))
+    assert names == ["one", "two"]
+
+
 def test_the_result_has_the_base_s_configuration_tokenizer_and_template(tmp_path: Path) -> None:
     """The base need not be one of the merged models."""
     publish(tmp_path, "a", 0)
