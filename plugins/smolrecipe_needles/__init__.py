@@ -29,7 +29,7 @@ class NeedlesOptions:
 
     style: Literal["text", "chat", "preference", "problems", "chat_problems"] = option(
         doc="text: documents that say every needle several times, for pretraining. chat: a document and questions "
-        "about it. preference: the right answer preferred to another needle of the document, which was not asked for. "
+        "about it. preference: the right answer preferred to one made up, of the right kind but not in the document. "
         "problems: a document that breaks off where a needle comes again, for models that continue text. "
         "chat_problems: the question of a chat with its answer"
     )
@@ -62,8 +62,6 @@ def check(options: NeedlesOptions) -> Iterable[str]:
             f"{said * words_in(SAYING)}: raise 'length', or lower 'needles'"
             + (" or 'mentions'" if options.style == "text" else "")
         )
-    if options.style == "preference" and options.needles < 2:
-        yield "'needles' is 1, but style preference takes two: the other answer is another needle"
     if options.style == "chat" and options.turns > options.needles:
         yield f"'turns' is {options.turns}, but there are only {options.needles} needles to ask for"
 

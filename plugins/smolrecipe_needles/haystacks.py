@@ -40,11 +40,12 @@ def _chat(document: str, needles: Needles, random: Random, options: NeedlesOptio
 
 
 def _preference(document: str, needles: Needles, random: Random, options: NeedlesOptions) -> dict[str, Any]:
-    key, other = random.sample(list(needles), 2)
+    key = random.choice(list(needles))
+    made_up = random.choice([value for value in VALUES[key] if value != needles[key]])
     return {
         "prompt": [_question(document, key)],
         "chosen": [_answer(key, needles[key])],
-        "rejected": [_answer(other, needles[other])],
+        "rejected": [_answer(key, made_up)],
         **_NO_THINKING,
     }
 

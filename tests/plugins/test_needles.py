@@ -79,12 +79,13 @@ def test_the_answer_in_a_chat_is_what_the_document_says(style: str) -> None:
         assert row["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_the_rejected_answer_is_another_needle_of_the_document() -> None:
-    for row in read("preference"):
+def test_the_rejected_answer_is_of_the_right_kind_and_not_in_the_document() -> None:
+    for row in read("preference", needles=1):
         (chosen,), (rejected,) = said(row["chosen"][0]["content"]), said(row["rejected"][0]["content"])
         question = row["prompt"][0]["content"]
-        assert said(question)[chosen] == said(question)[rejected] == 1
-        assert chosen != rejected
+        assert said(question)[chosen] == 1
+        assert rejected[1] in VALUES[chosen[0]] and rejected[1] not in question
+        assert chosen[0] == rejected[0]
         assert question.endswith(f"which {chosen[0]}?")
 
 
@@ -105,7 +106,6 @@ def test_rows_depend_on_split_seed_and_number_alone(style: str) -> None:
             {"style": "problems", "length": 23},
             "'length' is 23, but 8 sentences of 3 words and full stops are 24: raise",
         ),
-        ({"style": "preference", "needles": 1}, "'needles' is 1, but style preference takes two"),
         ({"style": "chat", "turns": 9}, "'turns' is 9, but there are only 8 needles to ask for"),
     ],
 )
