@@ -7,7 +7,7 @@ from typing import Any
 
 from smolrecipe_report.reading import Stage
 
-CLAIM_HEAD = ("claim", "verdict", "measure", "first arm", "second arm", "difference", "interval", "seeds")
+CLAIM_HEAD = ("claim", "in words", "verdict", "measure", "first arm", "second arm", "difference (interval)", "seeds")
 
 
 def claim_rows(stages: Iterable[Stage]) -> Iterator[tuple[Any, ...]]:
@@ -28,11 +28,10 @@ def _row(name: str, claim: Mapping[str, Any]) -> tuple[Any, ...]:
     )
     interval = claim.get("interval")
     bounds = interval if isinstance(interval, list) and len(interval) == 2 else []
-    return (
-        f"{name}: {says}",
-        *(verdict, measure, first, second, _number(difference, "+.3g")),
-        *(" to ".join(_number(bound, "+.3g") for bound in bounds), seeds),
+    told = (
+        f"{_number(difference, '+.3g')} ({' to '.join(_number(bound, '+.3g') for bound in bounds)})" if bounds else ""
     )
+    return name, says, verdict, measure, first, second, told, seeds
 
 
 def _arm(name: str, arm: Mapping[str, Any]) -> str:

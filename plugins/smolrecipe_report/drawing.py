@@ -57,8 +57,8 @@ def in_short(name: str) -> str:
 
 
 def token_axis(axes: Any) -> None:
-    """Label the axis of tokens that the whole pipeline trains on."""
-    axes.set_xlabel("tokens, stage after stage")
+    """Label the axis of tokens that a model is trained on."""
+    axes.set_xlabel("tokens trained on, from the first stage to the last")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

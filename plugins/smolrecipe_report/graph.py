@@ -1,12 +1,13 @@
-"""The pipeline as a graph: a box for each stage, one below the other, and an arrow from each that it is made from."""
+"""The pipeline as a graph: a box for each stage or series of them, and an arrow from each that it is made from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolrecipe_report.drawing import INK, drawn, in_short, save
+from smolrecipe_report.drawing import INK, drawn, save
 from smolrecipe_report.reading import Stage
+from smolrecipe_report.series import Series, series_of
 from smolrecipe_report.spans import amount
 
 _STATUS = {
@@ -19,19 +20,21 @@ _STATUS = {
 
 def graph_figure(stages: Sequence[Stage], folder: Path) -> str:
     """Draw the stages in their order."""
-    with drawn(0.8 + 0.5 * len(stages)) as figure:
+    boxes = series_of(stages)
+    with drawn(0.8 + 0.5 * len(boxes)) as figure:
         axes = figure.add_subplot()
         axes.set_axis_off()
-        places = {stage.folder.name.removesuffix(".partial"): -index for index, stage in enumerate(stages)}
-        axes.set(xlim=(-1.6, 9), ylim=(-len(stages) + 0.4, 0.6))
-        for index, stage in enumerate(stages):
-            colour, line = _STATUS[stage.status]
+        places = {stage.place: -index for index, series in enumerate(boxes) for stage in series.stages}
+        axes.set(xlim=(-1.6, 9), ylim=(-len(boxes) + 0.4, 0.6))
+        for index, series in enumerate(boxes):
+            status = series.stages[0].status
+            colour, line = _STATUS[status]
             box = {"boxstyle": "round", "facecolor": "none", "edgecolor": colour, "linestyle": line, "linewidth": 1.6}
-            axes.text(0.1, -index, f"{in_short(stage.name)}: {stage.status}", va="center", bbox=box)
-            axes.text(4.2, -index, _in_few_words(stage), va="center", fontsize=9, alpha=0.85)
-            for parent in stage.parent_folders().values():
-                if parent in places:
-                    _arrow(axes, places[parent], -index)
+            axes.text(0.1, -index, f"{series.name}: {status}", va="center", bbox=box)
+            axes.text(4.2, -index, _in_few_words(series), va="center", fontsize=9, alpha=0.85)
+            parents = {folder for stage in series.stages for folder in stage.parent_folders().values()}
+            for place in sorted({places[folder] for folder in parents if folder in places}):
+                _arrow(axes, place, -index)
         return save(figure, folder / "pipeline.png")
 
 
@@ -51,10 +54,11 @@ def _arrow(axes: object, start: int, end: int) -> None:
     )
 
 
-def _in_few_words(stage: Stage) -> str:
-    words = []
+def _in_few_words(series: Series) -> str:
+    stage = series.stages[0]
+    words = [f"{len(series.stages)} stages"] if len(series.stages) > 1 else []
     if stage.last_step is not None:
-        words.append(f"{stage.last_step:,} steps")
+        words.append(f"{stage.last_step:,} {'step' if stage.last_step == 1 else 'steps'}")
     if stage.tokens_per_step is not None and stage.last_step is not None:
         words.append(f"{amount(stage.tokens_per_step * stage.last_step)} tokens")
     if stage.row_length is not None:

@@ -44,6 +44,7 @@ def write_report(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], f
 
 def _page(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], folder: Path) -> str:
     sections = {
+        **_claims(stages),
         "Pipeline": _pipeline(stages, earlier, folder),
         "What changed": _what_changed(stages),
         "Training": _training(stages, folder),
@@ -56,6 +57,13 @@ def _page(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], folder: 
     }
     title = f"{printable(run.name)}: {_how_far(stages)}"
     return document(title, sections)
+
+
+def _claims(stages: Sequence[Stage]) -> dict[str, list[str]]:
+    """A section of the claims that some stage has judged, which is first: the run was made for them."""
+    caption = "Claims, judged by the interval of the mean difference between the arms over seeds"
+    claims = list(claim_rows(stages))
+    return {"Claims": [table(caption, CLAIM_HEAD, claims)]} if claims else {}
 
 
 def _pipeline(stages: Sequence[Stage], earlier: Sequence[Stage], folder: Path) -> list[str]:
@@ -79,9 +87,6 @@ def _what_changed(stages: Sequence[Stage]) -> list[str]:
     ]
     if head := published_head(stages):
         parts.append(table(PUBLISHED_CAPTION, head, published_rows(stages)))
-    if claims := list(claim_rows(stages)):
-        caption = "Claims, judged by the interval of the mean difference between the arms over seeds"
-        parts.insert(0, table(caption, CLAIM_HEAD, claims))
     return parts
 
 

@@ -37,6 +37,11 @@ class Stage:
         summary: Mapping[str, Any] = self.record.get("summary", {})
         return summary
 
+    @property
+    def place(self) -> str:
+        """The name of its folder once it is published: what ``parent_folders`` of later stages have."""
+        return self.folder.name.removesuffix(".partial")
+
     def parent_folders(self) -> Mapping[str, str]:
         """The name of the folder of each stage that it is made from."""
         return {name: f"{name}-{digest[:DIGEST_DIGITS]}" for name, digest in self.parents.items()}

@@ -1,4 +1,4 @@
-"""Where each stage lies on the axis of tokens that the whole pipeline trains on."""
+"""Where each stage lies on the axis of tokens that a model is trained on, from the first stage to the last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from smolrecipe_report.reading import Stage
 
 @frozen(kw_only=True)
 class Span:
-    """A stage's part of the axis: it ends ``tokens_per_step`` after the beginning of its last step."""
+    """A stage's part of the axis: it begins where those that it is made from end, so that seeds lie side by side.
+
+    It ends ``tokens_per_step`` after the beginning of its last step.
+    """
 
     stage: Stage
     first: int
@@ -21,16 +24,19 @@ class Span:
 
 
 def spans_of(stages: Sequence[Stage]) -> list[Span]:
-    """The spans of the stages that told of losses, in order. One without a count of tokens has none."""
+    """The spans of the stages that told of losses, in order. One without a count of tokens has none.
+
+    ``stages`` come each after those that it is made from.
+    """
     spans: list[Span] = []
-    begin = 0.0
+    ends: dict[str, float] = {}
     for stage in stages:
+        begin = end = max((ends.get(folder, 0.0) for folder in stage.parent_folders().values()), default=0.0)
         points, tokens = stage.steps("loss"), stage.tokens_per_step
-        if not points or tokens is None or not 0 < tokens < 1e30:
-            continue
-        end = begin + (points[-1][0] - points[0][0] + 1) * tokens
-        spans.append(Span(stage=stage, first=points[0][0], begin=begin, end=end, tokens_per_step=tokens))
-        begin = end
+        if points and tokens is not None and 0 < tokens < 1e30:
+            end = begin + (points[-1][0] - points[0][0] + 1) * tokens
+            spans.append(Span(stage=stage, first=points[0][0], begin=begin, end=end, tokens_per_step=tokens))
+        ends[stage.place] = end
     return spans
 
 

@@ -37,12 +37,13 @@ def test_a_claim_is_told_with_its_verdict_and_numbers(tmp_path: Path) -> None:
     run = write_claims(tmp_path, {"fall": WHOLE})
     (row,) = claim_rows(last_run(run)[0])
     assert row == (
-        *("fall: it falls.", "seen", "needles", "0.9467 ± 0.026 (before)", "0.62 ± 0.047 (after)"),
-        *("-0.327", "-0.548 to -0.105", 3),
+        *("fall", "it falls.", "seen", "needles", "0.9467 ± 0.026 (before)", "0.62 ± 0.047 (after)"),
+        *("-0.327 (-0.548 to -0.105)", 3),
     )
     assert CliRunner().invoke(report, [str(run), "--out", str(tmp_path / "out")]).exit_code == 0
     text = (tmp_path / "out" / "index.html").read_text()
-    assert "fall: it falls." in text and "-0.548 to -0.105" in text
+    assert "it falls." in text and "-0.548 to -0.105" in text
+    assert text.index("<h2") < text.index("it falls.") < text.index("Pipeline</h2>")
 
 
 @pytest.mark.parametrize(
