@@ -22,7 +22,8 @@ class DocmaskOptions:
         default="auto",
         identity=False,
         doc=(
-            "sdpa: torch's attention under a dense mask, anywhere, memory quadratic in the sequence length; "
+            "sdpa: torch's attention, anywhere: on a CPU document by document, where time and memory follow the "
+            "documents; on CUDA, under context parallelism and compiled under a dense mask, quadratic in the row; "
             "flex: torch's FlexAttention, compiled, CUDA; varlen: torch's FlashAttention kernels, CUDA, in bfloat16 "
             "whatever the stage's precision, not under context parallelism; flash: the flash-attn library, as varlen; "
             "auto: sdpa on a CPU, on CUDA varlen, and flex under context parallelism"

@@ -1,7 +1,7 @@
 """Intra-document masking on torchtitan's configs.
 
 torchtitan's trainer builds masks from the positions of a batch for its flex and varlen configs (and their subclasses);
-for ``DenseDocumentAttention`` the decoder calls ``build_mask`` once per forward pass.
+for ``DocumentwiseAttention`` the decoder calls ``document_lengths`` or ``build_mask`` once per forward pass.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from smolrecipe import ModelDraft, StageError
 from smolrecipe_docmask import DocmaskOptions
 from smolrecipe_docmask.backends import choose
 from smolrecipe_docmask.dense import DenseDocumentAttention
+from smolrecipe_docmask.documentwise import DocumentwiseAttention
 
 
 def apply(draft: ModelDraft, options: DocmaskOptions) -> None:
     """See ``smolrecipe_docmask.apply``."""
     layers = draft.layers("docmask")
-    config = _config_class(choose(draft, options))
+    config = _config_class(choose(draft, options), draft.device)
     for index, layer in enumerate(layers):
         if not hasattr(layer.attention, "inner_attention"):
             raise StageError(
@@ -28,13 +29,14 @@ def apply(draft: ModelDraft, options: DocmaskOptions) -> None:
         layer.attention.inner_attention = config()
 
 
-def _config_class(backend: str) -> type[Module.Config]:
+def _config_class(backend: str, device: str) -> type[Module.Config]:
     if backend == "flash":
         from smolrecipe_docmask.flash import FlashDocumentAttention  # the library is optional
 
         return FlashDocumentAttention.Config
     classes: dict[str, type[Module.Config]] = {
-        "sdpa": DenseDocumentAttention.Config,
+        # A GPU would wait for the lengths of documents at every step.
+        "sdpa": DocumentwiseAttention.Config if device == "cpu" else DenseDocumentAttention.Config,
         "flex": FlexAttention.Config,
         "varlen": VarlenAttention.Config,
     }

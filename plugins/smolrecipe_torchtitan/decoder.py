@@ -122,7 +122,8 @@ class RecipeDecoder(Llama3Model):
 
     An inner-attention module may have a method ``build_mask(positions) -> mask``. It is then called once per forward
     pass, with the positions of whole sequences, shape (B, L), and every layer gets its mask, of shape (..., L, L) with
-    queries before keys.
+    queries before keys. Where every layer's has a method ``document_lengths(positions)`` besides, layers get what that
+    returns, unless they hold a part of each sequence or are compiled: every batch of other lengths would compile anew.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -167,15 +168,18 @@ class RecipeDecoder(Llama3Model):
         return super().forward(tokens, positions, attention_masks)
 
     def _build_mask(self, tokens: torch.Tensor, positions: torch.Tensor | None) -> Any:
-        layer: Any = next(iter(self.layers.values()), None)  # a pipeline stage may have only an embedding
-        build_mask = None if layer is None else getattr(layer.attention.inner_attention, "build_mask", None)
+        layers: list[Any] = list(self.layers.values())
+        inner = [layer.attention.inner_attention for layer in layers]
+        build_mask = getattr(inner[0], "build_mask", None) if inner else None  # a pipeline stage may have no layer
         if build_mask is None:
             return None
         batch, length = tokens.shape[:2]
         if positions is None:
             positions = torch.arange(length, device=tokens.device).expand(batch, length)
         if self.context_group is None:
-            return build_mask(positions)
+            by_length = all(hasattr(attention, "document_lengths") for attention in inner)
+            compiled = any(layer._compiled_call_impl is not None for layer in layers)
+            return inner[0].document_lengths(positions) if by_length and not compiled else build_mask(positions)
         positions = positions.contiguous()
         shares = [torch.empty_like(positions) for _ in range(dist.get_world_size(self.context_group))]
         dist.all_gather(shares, positions, group=self.context_group)

@@ -26,6 +26,7 @@ import smolrecipe_docmask
 from smolrecipe import ModelDraft, StageError
 from smolrecipe_docmask import DocmaskOptions
 from smolrecipe_docmask.dense import DenseDocumentAttention
+from smolrecipe_docmask.documentwise import DocumentwiseAttention
 
 (DOCMASK,) = smolrecipe_docmask.smolrecipe_model_components()
 ROWS = ([5, 1, 10, 8], [24])
@@ -44,10 +45,14 @@ def inputs(seed=0):
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
-def attend(q, k, v, **kwargs):
-    mask = DenseDocumentAttention.build_mask(positions())
-    module = DenseDocumentAttention.Config().build()
-    return module(q, k, v, attention_masks=mask, enable_gqa=True, **kwargs)
+def attend(q, k, v, way=DenseDocumentAttention.build_mask, **kwargs):
+    module = DocumentwiseAttention.Config().build()
+    return module(q, k, v, attention_masks=way(positions()), enable_gqa=True, **kwargs)
+
+
+WAYS = pytest.mark.parametrize(
+    "way", [DenseDocumentAttention.build_mask, DocumentwiseAttention.document_lengths], ids=["mask", "lengths"]
+)
 
 
 def one_document_at_a_time(q, k, v, scale=None):
@@ -105,23 +110,38 @@ def test_a_slice_of_queries_sees_the_same_keys():
     assert torch.equal(DenseDocumentAttention.build_mask(positions(), query_start=6), whole[:, :, 6:])
 
 
+def test_documents_have_their_lengths_row_after_row():
+    lengths = DocumentwiseAttention.document_lengths(positions())
+    assert lengths == (*ROWS[0], *ROWS[1])
+    assert DocumentwiseAttention.document_lengths(torch.tensor([[7, 8, 0, 1], [3, 4, 5, 6]])) == (2, 2, 4)
+
+
+def test_the_positions_are_left_as_they_are():
+    given = torch.tensor([[7, 8, 0, 1]])
+    DocumentwiseAttention.document_lengths(given)
+    assert given.tolist() == [[7, 8, 0, 1]]
+
+
+@WAYS
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_packed_rows_equal_their_documents_one_at_a_time(scale):
-    ours, theirs = attend(*inputs(), scale=scale), one_document_at_a_time(*inputs(), scale=scale)
+def test_packed_rows_equal_their_documents_one_at_a_time(scale, way):
+    ours, theirs = attend(*inputs(), way, scale=scale), one_document_at_a_time(*inputs(), scale=scale)
     # Sums over up to 24 keys in another order of blocks: a few float32 roundings of values around 1.
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_equal_those_of_the_documents_one_at_a_time():
+@WAYS
+def test_gradients_equal_those_of_the_documents_one_at_a_time(way):
     weight = torch.randn(2, 24, HEADS, WIDTH)
     ours, theirs = inputs(), inputs()
-    (attend(*ours) * weight).sum().backward()
+    (attend(*ours, way) * weight).sum().backward()
     (one_document_at_a_time(*theirs) * weight).sum().backward()
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_other_documents_and_the_future_do_not_change_one_bit():
+@WAYS
+def test_other_documents_and_the_future_do_not_change_one_bit(way):
     """Replace everything but the third document's first six tokens: their outputs and gradients stay."""
     kept = slice(6, 12)
     results = []
@@ -132,7 +152,7 @@ def test_other_documents_and_the_future_do_not_change_one_bit():
                 outside = torch.ones(24, dtype=torch.bool)
                 outside[kept] = False
                 tensor[0, outside] = 100 * other[0, outside]
-        out = attend(*tensors)[0, kept]
+        out = attend(*tensors, way)[0, kept]
         out.square().sum().backward()
         assert all(not tensor.grad[0, :6].any() and not tensor.grad[0, 12:].any() for tensor in tensors)
         results.append([out, *(tensor.grad[0, kept] for tensor in tensors)])
@@ -158,8 +178,8 @@ def test_no_mask_is_an_error_and_not_full_attention():
 @pytest.mark.parametrize(
     ("device", "context_parallel", "backend", "expected"),
     [
-        ("cpu", 1, "auto", DenseDocumentAttention),
-        ("cpu", 2, "auto", DenseDocumentAttention),
+        ("cpu", 1, "auto", DocumentwiseAttention),
+        ("cpu", 2, "auto", DocumentwiseAttention),
         ("cuda", 1, "auto", VarlenAttention),
         ("cuda", 4, "auto", FlexAttention),
         ("cuda", 1, "sdpa", DenseDocumentAttention),
