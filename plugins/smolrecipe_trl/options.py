@@ -107,7 +107,7 @@ class SftOptions(TrainingOptions):
         default="bfd",
         doc="bfd: several conversations in a row, apart from each other, longer ones truncated; bfd_split: longer ones "
         "continue in another row; wrapped: one stream cut into rows, attention across conversations; none: one a row",
-        source="trl.pack_dataset",
+        source="best fit decreasing as trl.pack_dataset, arXiv:2404.10830",
     )
     stop_after: float | None = option(
         default=None,

@@ -1,17 +1,20 @@
-"""Conversations to training rows: labels, truncation and TRL's packing."""
+"""Conversations to training rows: labels, truncation and packing."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 from datasets import Dataset  # noqa: TID253
+from pyarrow import compute
 from transformers import PreTrainedTokenizerBase  # noqa: TID253
 from trl import pack_dataset  # noqa: TID253
 
+from smolrecipe_trl.best_fit import pack_table
 from smolrecipe_trl.control_tokens import Rendered
 from smolrecipe_trl.options import SftOptions
 from smolrecipe_trl.row_counts import Counts
@@ -22,6 +25,11 @@ IGNORED = -100
 """The label of a token that is not learned."""
 
 COLUMNS = ("input_ids", "labels")
+
+_PACKED_AT_ONCE = 2**24
+"""Tokens: some hundred MiB. The more, the fuller the rows."""
+_LEAST_AT_ONCE = 1000
+"""Rows: as many as TRL packs at once."""
 
 
 def labelled(tokenizer: PreTrainedTokenizerBase, options: SftOptions, *, packing: str | None = None) -> Prepare:
@@ -62,10 +70,31 @@ def packed(options: SftOptions) -> Callable[[Dataset, Path], Dataset] | None:
 
     def arrange(rows: Dataset, path: Path) -> Dataset:
         shuffled = rows.shuffle(seed=options.seed, keep_in_memory=True)
+        if options.packing != "wrapped":
+            return pack_rows(shuffled, options.max_length, str(path))
         to_file = {"cache_file_name": str(path), "load_from_cache_file": False}
         return pack_dataset(shuffled, options.max_length, options.packing, to_file)
 
     return arrange
+
+
+def pack_rows(rows: Dataset, max_length: int, path: str) -> Dataset:
+    """Rows of at most ``max_length`` tokens, best fit decreasing, in the file ``path``.
+
+    They are made of ``_PACKED_AT_ONCE`` tokens of ``rows`` at a time, so memory does not grow with their number.
+    """
+    tokens = compute.sum(compute.list_value_length(rows.data.column(COLUMNS[0]))).as_py()
+    return (
+        rows.with_format("arrow")
+        .map(
+            partial(pack_table, capacity=max_length),
+            batched=True,
+            batch_size=max(_LEAST_AT_ONCE, _PACKED_AT_ONCE * len(rows) // tokens),
+            cache_file_name=path,
+            load_from_cache_file=False,
+        )
+        .with_format(None)
+    )
 
 
 def packing_summary(rows: Dataset, max_length: int) -> dict[str, Any]:
