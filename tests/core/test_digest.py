@@ -269,7 +269,7 @@ def test_data_that_cannot_be_read_is_told_with_its_place(
     def refuse(*arguments: Any) -> str:
         raise PermissionError(13, "Permission denied", str(tmp_path / "folder" / "file.txt"))
 
-    monkeypatch.setattr(digest, "_file_hash", refuse)
+    monkeypatch.setattr(digest, "file_hash", refuse)
     with pytest.raises(RecipeError) as caught:
         plan("  a: {use: take, folder: folder}\n  b: {use: take, from: a, folder: folder}\n")
     assert [str(problem).partition("recipe.yaml:")[2] for problem in caught.value.problems] == [

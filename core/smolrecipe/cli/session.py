@@ -125,14 +125,22 @@ def sweep_option(function: F) -> F:
     )(function)
 
 
+def _remembering(context: click.Context, parameter: click.Parameter, runs: Path) -> Path:
+    from smolrecipe.planning.file_hashes import remember_in
+
+    remember_in(runs)
+    return runs
+
+
 def store_option(function: F) -> F:
-    """The option of every command that looks into the run store."""
+    """The option of every command that looks into the run store. Hashes of large files are remembered there."""
     return click.option(
         "--runs",
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("runs"),
         show_default=True,
         envvar="SMOLRECIPE_RUNS",
+        callback=_remembering,
         help="The run store.",
     )(function)
 

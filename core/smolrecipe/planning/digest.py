@@ -10,7 +10,6 @@ several sources are joined in it.
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ import attrs
 from smolrecipe.catalog import Catalog, Provider, hash_of_files
 from smolrecipe.components import Source, StageKind
 from smolrecipe.options import Model, StageRef, Use, walk, yaml_key
+from smolrecipe.planning.file_hashes import file_hash
 
 _Path = tuple[str | int, ...]
 _MOST_FILES = 100_000
@@ -149,9 +149,9 @@ def _identity(value: Any, metadata: Mapping[str, Any]) -> Any:
 def _content_hash(path: Path) -> str:
     """A hash of a file, or of a folder's files with their names in it; of nothing where there is nothing."""
     if path.is_file():
-        return _hash_of(path)
+        return file_hash(path)
     files = _files_in(path) if path.is_dir() else []
-    listing = [(file.relative_to(path).as_posix(), _hash_of(file)) for file in files]
+    listing = [(file.relative_to(path).as_posix(), file_hash(file)) for file in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else ""
 
 
@@ -177,17 +177,3 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _hash_of(file: Path) -> str:
-    stat = file.stat()
-    if stat.st_size == 0:
-        return hashlib.sha256().hexdigest()  # unread: what the kernel shows as a file may have no end
-    return _file_hash(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_hash(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
-    """The file's sha256; size and times of change are there to forget it when the file changes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
