@@ -268,8 +268,8 @@ class Source(Component):
 
     ``yields(options)`` says their shape: ``"text"``, ``"chat"``, ``"preference"`` or ``"problem"`` (see
     ``smolrecipe.data``). ``fingerprint(options)`` identifies the data behind the options, without reading all of it
-    where that would be slow. A source that has one speaks for the files among its options; of one that has none their
-    content counts.
+    where that would be slow (``smolrecipe.file_hashes`` reads a large file once). A source that has one speaks for the
+    files among its options; of one that has none their content counts.
 
     ``origins(options)`` names where the rows come from, as a data set and its split: two sources that share a name may
     read the same rows, whatever shape they give them. Without it only sources with the same options do.

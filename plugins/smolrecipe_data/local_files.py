@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from smolrecipe.file_hashes import file_hash
 from smolrecipe_data.rows import column_problems
 from smolrecipe_data.source_options import FilesOptions, HfDatasetOptions
 from smolrecipe_data.steady_files import what_it_is
@@ -66,10 +66,7 @@ def fingerprint(options: FilesOptions) -> str:
     whole = hashlib.sha256()
     for path in options.paths:
         for file in expand(path):
-            stat = file.stat()
-            # Unread where it is empty: what the kernel shows as an empty file may have no end.
-            digest = _sha256(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat.st_size else ""
-            whole.update(f"{suffix(file)} {digest}\n".encode())
+            whole.update(f"{suffix(file)} {file_hash(file)}\n".encode())
     return whole.hexdigest()
 
 
@@ -89,9 +86,7 @@ def folder_fingerprint(options: HfDatasetOptions) -> str:
         )
     whole = hashlib.sha256()
     for file in sorted(found):
-        stat = file.stat()
-        digest = _sha256(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat.st_size else ""
-        whole.update(f"{file.relative_to(root).as_posix()} {digest}\n".encode())
+        whole.update(f"{file.relative_to(root).as_posix()} {file_hash(file)}\n".encode())
     return whole.hexdigest()
 
 
@@ -136,10 +131,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
-
-
-@functools.lru_cache(maxsize=65536)
-def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
-    """The file's sha256; size and times of change are there to forget it when the file changes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

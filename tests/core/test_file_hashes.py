@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smolrecipe.planning import file_hashes
-from smolrecipe.planning.file_hashes import MEMORY_FOLDER, file_hash, remember_in
+from smolrecipe import file_hashes
+from smolrecipe.file_hashes import MEMORY_FOLDER, file_hash, remember_in
 
 
 @pytest.fixture(autouse=True)

@@ -126,7 +126,7 @@ def sweep_option(function: F) -> F:
 
 
 def _remembering(context: click.Context, parameter: click.Parameter, runs: Path) -> Path:
-    from smolrecipe.planning.file_hashes import remember_in
+    from smolrecipe.file_hashes import remember_in
 
     remember_in(runs)
     return runs

@@ -21,8 +21,8 @@ import attrs
 
 from smolrecipe.catalog import Catalog, Provider, hash_of_files
 from smolrecipe.components import Source, StageKind
+from smolrecipe.file_hashes import file_hash
 from smolrecipe.options import Model, StageRef, Use, walk, yaml_key
-from smolrecipe.planning.file_hashes import file_hash
 
 _Path = tuple[str | int, ...]
 _MOST_FILES = 100_000
