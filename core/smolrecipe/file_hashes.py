@@ -1,7 +1,7 @@
 """Hashes of files, each made once as long as the file stays as it is: in this process, and of large ones for good.
 
-Sources call ``file_hash`` for their ``fingerprint``. A data set of ten terabytes takes hours to read. Its hashes are kept
-in the run store, so that the next command, which needs them for the same digests, looks at sizes and times alone.
+Sources call ``file_hash`` for their ``fingerprint``. A data set of ten terabytes takes hours to read. Its hashes are
+kept in the run store, so that the next command, which needs them for the same digests, looks at sizes and times alone.
 """
 
 from __future__ import annotations
