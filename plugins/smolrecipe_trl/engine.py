@@ -17,6 +17,7 @@ from transformers import (  # noqa: TID253
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -24,6 +25,7 @@ from transformers import (  # noqa: TID253
 from transformers.utils import logging as transformers_logging  # noqa: TID253
 
 from smolrecipe import StageContext, StageError
+from smolrecipe_trl import documentwise
 from smolrecipe_trl.chat_templates import template_text
 from smolrecipe_trl.options import TrainingOptions
 from smolrecipe_trl.tokenising import check_tokenizer
@@ -66,7 +68,7 @@ def load_model(folder: Path, options: TrainingOptions, tokenizer: PreTrainedToke
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation=attention_kernel(options),
+            attn_implementation=attention_kernel(options, AutoConfig.from_pretrained(folder, local_files_only=True)),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -92,19 +94,21 @@ def _loading(folder: Path) -> Iterator[None]:
 
 def say_limits(model: PreTrainedModel, options: TrainingOptions, context: StageContext) -> None:
     """Say what will be slow, or longer than the model was made for."""
-    if options.parallelism.device == "cuda" and options.attention == "auto" and attention_kernel(options) == "sdpa":
+    kernel = model.config._attn_implementation
+    if options.parallelism.device == "cuda" and options.attention == "auto" and kernel == "sdpa":
         context.say("flash-attn is not installed: packed rows get a dense mask of max_length x max_length on sdpa")
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and options.max_length > positions:
         context.say(f"max_length is {options.max_length}, beyond the {positions} positions that the model was made for")
 
 
-def attention_kernel(options: TrainingOptions) -> str:
-    """The engine's name of the attention kernel."""
+def attention_kernel(options: TrainingOptions, config: PretrainedConfig) -> str:
+    """The engine's name of the attention kernel for a model with this configuration."""
     if options.attention != "auto":
         return _ATTENTION[options.attention]
-    flash = options.parallelism.device == "cuda" and find_spec("flash_attn") is not None
-    return _ATTENTION["flash" if flash else "sdpa"]
+    if options.parallelism.device == "cpu":
+        return documentwise.KERNEL if documentwise.can_attend(config) else _ATTENTION["sdpa"]
+    return _ATTENTION["flash" if find_spec("flash_attn") is not None else "sdpa"]
 
 
 def engine_arguments(

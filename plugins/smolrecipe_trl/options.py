@@ -82,7 +82,8 @@ class TrainingOptions:
     attention: Literal["auto", "sdpa", "flash", "flex"] = option(
         default="auto",
         identity=False,
-        doc="the kernel; auto is flash on cuda where flash-attn is installed, else sdpa (a dense mask for packed rows)",
+        doc="the kernel; sdpa has a dense mask for packed rows. auto is flash on cuda where flash-attn is installed, "
+        "and on a CPU causal attention document by document where the model is nothing but causal; else sdpa",
     )
     seed: int = option(default=42, doc="of the order of rows and of everything else random", source="TrainingArguments")
     checkpoint_every: int = option(
