@@ -46,12 +46,14 @@ stages:
     problems:
       extends: null
       needles at 128: {{use: needles, style: problems, split: held_out, length: 120, rows: 8}}
+  evaluate-beyond: null
   evaluate-chat:
     models: [sft-1, sft-2, apo-1, apo-2]
     problems:
       extends: null
       answers at 40: {{use: needles, style: chat_problems, split: held_out, needles: 5, length: 40, rows: 8}}
   claims:
+    scores: [evaluate-retrieval, evaluate-chat]
     claims:
       extends: null
 {judged}
