@@ -63,15 +63,16 @@ def main() -> None:
     for name in (names := sys.argv[1:] or list(WORK)):
         size = MODELS[name.partition("-")[2]]
         with tempfile.TemporaryDirectory() as temporary:
-            found = _measure(Path(temporary), WORK[name], size)
+            turns = WORK[name]["turns"]
+            found = take_turns(ways_of(Path(temporary), WORK[name], size, total_steps(**turns)), **turns)
         rows += compared(name, found, ours="smolrecipe", goal=GOAL)
         details[name] = {**WORK[name], "model": size, "turns": found}
     title = "A step of fine-tuning and of preference optimisation, one thread"
     keep(named("post-training", names, WORK), title, COMPARED, rows, details=details)
 
 
-def _measure(folder: Path, work: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
-    steps = total_steps(**work["turns"])
+def ways_of(folder: Path, work: dict[str, Any], size: dict[str, int], steps: int) -> dict[str, Way]:
+    """Both trainings of so many steps, with what they need in ``folder``."""
     rows, recipe = folder / "rows.jsonl", folder / "post-training.yaml"
     _write_rows(rows, work["kind"])
     filled = {**work, "steps": steps, "model": folder / "model", "rows": rows}
@@ -79,7 +80,7 @@ def _measure(folder: Path, work: dict[str, Any], size: dict[str, int]) -> dict[s
     run(folder, recipe, "tokenizer")
     (tokenizer,) = folder.glob("runs/post-training/tokenizer-*/tokenizer")
     save_model(folder / "model", size, tokenizer)
-    return take_turns({"smolrecipe": run_way(folder, recipe), "trl": _plain(folder, filled)}, **work["turns"])
+    return {"smolrecipe": run_way(folder, recipe), "trl": _plain(folder, filled)}
 
 
 def _plain(folder: Path, work: dict[str, Any]) -> Way:

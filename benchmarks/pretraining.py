@@ -91,26 +91,21 @@ def main() -> None:
     rows, details = [], {}
     for name in (names := sys.argv[1:] or list(SIZES)):
         with tempfile.TemporaryDirectory() as temporary:
-            found = _measure(Path(temporary), SIZES[name])
+            turns = SIZES[name]["turns"]
+            found = take_turns(ways_of(Path(temporary), SIZES[name], total_steps(**turns)), **turns)
         rows += compared(name, found, ours="smolrecipe", goal=GOAL)
         details[name] = {**SIZES[name], "turns": found}
     title = "A step of pretraining, one thread"
     keep(named("pretraining", names, SIZES), title, COMPARED, rows, details=details)
 
 
-def _measure(folder: Path, work: dict[str, Any]) -> dict[str, Any]:
-    steps = total_steps(**work["turns"])
+def ways_of(folder: Path, work: dict[str, Any], steps: int) -> dict[str, Way]:
+    """Both trainings of so many steps, with what they need in ``folder``."""
     recipe = folder / "pretraining.yaml"
     recipe.write_text(RECIPE.format(steps=steps, length=work["length"], batch=work["batch"], **work["size"]))
     run(folder, recipe, "tokenizer", "tokens")
     _write_rows(folder, work, steps)
-    return take_turns(
-        {
-            "smolrecipe": run_way(folder, recipe),
-            "torchtitan": _plain(folder, work, steps),
-        },
-        **work["turns"],
-    )
+    return {"smolrecipe": run_way(folder, recipe), "torchtitan": _plain(folder, work, steps)}
 
 
 def _plain(folder: Path, work: dict[str, Any], steps: int) -> Way:

@@ -89,6 +89,29 @@ def take_turns(ways: Mapping[str, Way], *, rounds: int, steps: int, dropped: int
         return found
 
 
+class Course(NamedTuple):
+    """Seconds on the clock from a training's start to its first step's end, and from its last step's to its own."""
+
+    to_first_step: float
+    after_last_step: float
+
+
+def course_of(name: str, way: Way, *, steps: int) -> Course:
+    """Let a way run alone, for its first step and ``steps`` more.
+
+    Raises:
+        RuntimeError: when it fails, with what it said.
+    """
+    with ExitStack() as stack:
+        begin = time.perf_counter()
+        line = _start(stack, name, way, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "one")
+        first = time.perf_counter()
+        line.ask(steps)
+        last = time.perf_counter()
+        line.let_go()
+        return Course(first - begin, time.perf_counter() - last)
+
+
 def total_steps(*, rounds: int, steps: int, dropped: int = 1) -> int:
     """How many steps a way makes: one until it is ready, and those of its turns."""
     return 1 + (dropped + rounds) * steps
