@@ -23,8 +23,8 @@ class ModelDraft:
 
     An inner attention may have ``build_mask(positions)``: it is called once for each forward pass, with the positions
     of whole sequences, shape (B, L), and every layer gets what it returns as ``attention_masks``. Where the inner
-    attention of every layer has ``document_lengths(positions)`` besides, that is called in its place, unless sequences
-    are shared between devices or layers are compiled: the lengths of all documents, row after row, in a tuple.
+    attention of every layer has ``build_documents(positions)`` besides, that is called in its place, unless sequences
+    are shared between devices or layers are compiled.
     """
 
     device: Literal["cpu", "cuda"]

@@ -1,7 +1,7 @@
 """Intra-document masking on torchtitan's configs.
 
 torchtitan's trainer builds masks from the positions of a batch for its flex and varlen configs (and their subclasses);
-for ``DocumentwiseAttention`` the decoder calls ``document_lengths`` or ``build_mask`` once per forward pass.
+for ``DocumentwiseAttention`` the decoder calls ``build_documents`` or ``build_mask`` once per forward pass.
 """
 
 from __future__ import annotations

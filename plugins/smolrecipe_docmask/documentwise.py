@@ -13,6 +13,10 @@ import torch.nn.functional as F  # noqa: TID253
 
 from smolrecipe_docmask.dense import DenseDocumentAttention
 
+LONGEST_MASKED = 256
+"""Tokens: rows up to this length are attended to under a dense mask. It costs no more there than a call for each
+document, and much less where documents have a few tokens (``benchmarks/masking.py``)."""
+
 DocumentLengths = tuple[int, ...]
 """Of all documents of a batch, row after row. No document goes on in the next row."""
 
@@ -27,15 +31,23 @@ class DocumentwiseAttention(DenseDocumentAttention):
     class Config(DenseDocumentAttention.Config):
         """Nothing to configure."""
 
-    @staticmethod
-    def document_lengths(positions: torch.Tensor) -> DocumentLengths:
-        """What the decoder hands over in place of a mask where it can.
+    @classmethod
+    def build_documents(cls, positions: torch.Tensor) -> DocumentLengths | torch.Tensor:
+        """What the decoder asks for in place of a mask where it can.
 
         Args:
             positions: shape (B, L), position of each token in its document; 0 starts a document, and so does a row.
 
         Returns:
-            The lengths; their sum is B * L. Time and memory are linear in the tokens.
+            The lengths of the documents; for short rows the mask.
+        """
+        return cls.build_mask(positions) if positions.shape[1] <= LONGEST_MASKED else cls.document_lengths(positions)
+
+    @staticmethod
+    def document_lengths(positions: torch.Tensor) -> DocumentLengths:
+        """The lengths of the documents of ``positions``, see ``build_documents``; their sum is B * L.
+
+        Time and memory are linear in the tokens.
         """
         starts = positions == 0
         starts[:, 0] = True

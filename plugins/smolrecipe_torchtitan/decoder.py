@@ -122,7 +122,7 @@ class RecipeDecoder(Llama3Model):
 
     An inner-attention module may have a method ``build_mask(positions) -> mask``. It is then called once per forward
     pass, with the positions of whole sequences, shape (B, L), and every layer gets its mask, of shape (..., L, L) with
-    queries before keys. Where every layer's has a method ``document_lengths(positions)`` besides, layers get what that
+    queries before keys. Where every layer's has a method ``build_documents(positions)`` besides, layers get what that
     returns, unless they hold a part of each sequence or are compiled: every batch of other lengths would compile anew.
     """
 
@@ -177,9 +177,9 @@ class RecipeDecoder(Llama3Model):
         if positions is None:
             positions = torch.arange(length, device=tokens.device).expand(batch, length)
         if self.context_group is None:
-            by_length = all(hasattr(attention, "document_lengths") for attention in inner)
+            by_document = all(hasattr(attention, "build_documents") for attention in inner)
             compiled = any(layer._compiled_call_impl is not None for layer in layers)
-            return inner[0].document_lengths(positions) if by_length and not compiled else build_mask(positions)
+            return inner[0].build_documents(positions) if by_document and not compiled else build_mask(positions)
         positions = positions.contiguous()
         shares = [torch.empty_like(positions) for _ in range(dist.get_world_size(self.context_group))]
         dist.all_gather(shares, positions, group=self.context_group)

@@ -13,6 +13,7 @@ from smolrecipe import Model, Use
 from smolrecipe.planning.make import make_plan
 from smolrecipe.recipe.compose import compose
 from smolrecipe.recipe.structure import structure
+from smolrecipe_docmask import documentwise
 from smolrecipe_docmask.dense import DenseDocumentAttention
 from smolrecipe_docmask.documentwise import DocumentwiseAttention
 from smolrecipe_registry.discovery import load_registry
@@ -37,6 +38,12 @@ def model() -> Model:
     uses["decoder"] = Use(uses["decoder"].component, evolve(uses["decoder"].options, **SMALL))
     uses["attention"] = Use(uses["attention"].component, evolve(uses["attention"].options, head_dim=16))
     return Model(uses)
+
+
+@pytest.fixture(autouse=True)
+def long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 64 tokens count as long."""
+    monkeypatch.setattr(documentwise, "LONGEST_MASKED", 63)
 
 
 @pytest.fixture
@@ -80,3 +87,9 @@ def test_compiled_layers_take_the_mask(decoder: Any, taken: list[Any]) -> None:
         layer.compile(backend="eager", fullgraph=True)
     decoder(TOKENS, POSITIONS)
     assert taken and all(isinstance(given, torch.Tensor) for given in taken)
+
+
+def test_short_rows_take_the_mask(decoder: Any, taken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documentwise, "LONGEST_MASKED", 64)
+    decoder(TOKENS, POSITIONS)
+    assert all(torch.equal(given, DenseDocumentAttention.build_mask(POSITIONS)) for given in taken)
