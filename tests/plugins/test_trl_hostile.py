@@ -172,8 +172,9 @@ ALL_OF_IT = "{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}"
 def test_a_strangers_template_ends_in_a_sentence(
     template: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("READ_SECONDS", "RENDER_SECONDS"):
-        monkeypatch.setattr(template_reading, name, 1.0)
+    if complaint == "ENDLESS" or "1 seconds" in complaint:  # the others end by themselves, on a busy machine later
+        for name in ("READ_SECONDS", "RENDER_SECONDS"):
+            monkeypatch.setattr(template_reading, name, 1.0)
     path = tmp_path / "own.jinja"
     path.write_text(template.replace("MARK", str(tmp_path / "mark")))
     if complaint == "ENDLESS":
