@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Interleave:
         while self.block * min(shares) < 1:
             self.block *= 2
         self._seed = seed
-        self._cumulative = [sum(shares[: count + 1], Fraction(0)) for count in range(len(shares))]
+        self._cumulative = list(accumulate(shares))
         self._blocks: OrderedDict[int, tuple[list[int], Any, Any]] = OrderedDict()
 
     def locate(self, sample: int) -> tuple[int, int]:
@@ -69,13 +70,11 @@ class Interleave:
         counts = [end - start for start, end in zip(first, after, strict=True)]
         order = permutation(self.block, "block", self._seed, block)
         sources = np.empty(self.block, np.int32)
+        sources[order] = np.repeat(np.arange(len(counts)), counts)
+        by_source = np.argsort(sources, kind="stable")
+        starts = np.cumsum(counts) - counts
         ranks = np.empty(self.block, np.int32)
-        start = 0
-        for source, count in enumerate(counts):
-            places = np.sort(order[start : start + count])
-            sources[places] = source
-            ranks[places] = np.arange(count)
-            start += count
+        ranks[by_source] = np.arange(self.block) - np.repeat(starts, counts)
         self._blocks[block] = first, sources, ranks
         if len(self._blocks) > _BLOCKS_KEPT:
             self._blocks.popitem(last=False)

@@ -36,7 +36,7 @@ def test_shares_are_exact_to_within_one_sample_at_every_block(weights):
         before = counts
 
 
-@pytest.mark.parametrize("weights", [WEIGHTS["thirds"], WEIGHTS["rare"]], ids=["thirds", "rare"])
+@pytest.mark.parametrize("weights", [WEIGHTS["thirds"], WEIGHTS["rare"], WEIGHTS["many"]])
 def test_sources_and_ranks_agree_with_counting(weights):
     shares = list(shares_of(dict(enumerate(weights))).values())
     interleave = Interleave(shares, seed=1)
@@ -60,6 +60,27 @@ def test_the_order_inside_a_block_is_random_and_the_seeds():
         assert 40 < runs < 90
 
 
+def test_a_thousand_sources_take_a_thousand_additions_of_fractions():
+    class Counted(Fraction):
+        additions = 0
+
+        def __add__(self, other):
+            Counted.additions += 1
+            return Counted(Fraction.__add__(self, other))
+
+        __radd__ = __add__
+
+    shares = list(shares_of({name: 1 + name % 7 for name in range(1000)}).values())
+    interleave = Interleave([Counted(share) for share in shares], seed=0)
+    assert Counted.additions <= len(shares)
+    assert interleave.counts(interleave.block) == Interleave(shares, seed=0).counts(interleave.block)
+
+
+def test_the_sources_of_samples_are_the_same_for_ever():
+    interleave = Interleave(list(shares_of({"a": 0.5, "b": 0.3, "c": 0.2}).values()), seed=6)
+    assert [interleave.locate(sample)[0] for sample in range(10**9, 10**9 + 16)] == GOLDEN_SOURCES
+
+
 def test_random_orders_are_the_same_for_ever():
     assert permutation(8, "key", 1).tolist() == GOLDEN_PERMUTATION
     assert sorted(permutation(1000, 2).tolist()) == list(range(1000))
@@ -76,3 +97,4 @@ def test_held_out_rows_go_by_shares():
 
 
 GOLDEN_PERMUTATION = [6, 1, 5, 0, 3, 7, 4, 2]
+GOLDEN_SOURCES = [2, 0, 2, 0, 2, 2, 0, 0, 1, 0, 0, 0, 0, 2, 0, 1]
