@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import evolve, frozen
+from cattrs import Converter
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.comparing.changes import ABSENT, Change, changes_of
@@ -13,6 +14,7 @@ from smolrecipe.comparing.reasons import reasons_of
 from smolrecipe.comparing.sides import Side, SideStage, side_of_record
 from smolrecipe.errors import Place, Problem
 from smolrecipe.provenance.lock_file import Lock, LockedPlugin
+from smolrecipe.recipe.converter import make_converter
 from smolrecipe.recipe.sweep_names import value_text
 from smolrecipe.strict_json import printable
 
@@ -40,12 +42,13 @@ def drift(lock: Lock, now: Lock, planned: Side, catalog: Catalog) -> Drift:
     stages = {stage.name: stage for stage in planned.stages}
     problems.extend(Problem(f"stage '{name}' is locked and not in the recipe: put it back, {_AGAIN}")
                     for name in lock.stages if name not in stages)  # fmt: skip
+    converter = make_converter(catalog)
     for name, stage in stages.items():
         if name not in lock.stages:
             place = stage.places.get(())
             problems.append(Problem(f"stage '{name}' is not in the lock file: take it out, {_AGAIN}", place))
             continue
-        then = _locked_side(name, lock, catalog)
+        then = _locked_side(name, lock, converter)
         here = evolve(stage, options=now.stages[name].options)
         changes = changes_of(then, here, {})
         problems.extend(_stage_problems(then, here, changes))
@@ -61,7 +64,7 @@ def drift(lock: Lock, now: Lock, planned: Side, catalog: Catalog) -> Drift:
     return Drift(problems=tuple(problems), notes=tuple(notes))
 
 
-def _locked_side(name: str, lock: Lock, catalog: Catalog) -> SideStage:
+def _locked_side(name: str, lock: Lock, converter: Converter) -> SideStage:
     stage = lock.stages[name]
     plugins = {plugin: lock.plugins[plugin] for plugin in stage.plugins if plugin in lock.plugins}
     record = {
@@ -72,7 +75,7 @@ def _locked_side(name: str, lock: Lock, catalog: Catalog) -> SideStage:
         "data": stage.data,
         "plugins": {plugin: {"version": locked.version, "source": locked.source} for plugin, locked in plugins.items()},
     }
-    return side_of_record(record, catalog)
+    return side_of_record(record, converter)
 
 
 def _stage_problems(then: SideStage, here: SideStage, changes: list[Change]) -> Iterator[Problem]:

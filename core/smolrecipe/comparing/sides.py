@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Factory, evolve, frozen
+from cattrs import Converter
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.comparing.known import Known, know
@@ -95,6 +96,10 @@ class Side:
 def side_of_plan(plan: Plan, label: str, catalog: Catalog) -> Side:
     """A recipe as a side."""
     recipe = plan.recipe
+    places_in: dict[Any, dict[Path_, Place]] = {stage.name: {} for stage in plan.stages}
+    for path, place in recipe.places.items():
+        if path[:1] == ("stages",) and len(path) > 1 and path[1] in places_in:
+            places_in[path[1]][path[2:]] = place
     stages = tuple(
         SideStage(
             name=stage.name,
@@ -103,7 +108,7 @@ def side_of_plan(plan: Plan, label: str, catalog: Catalog) -> Side:
             parents={parent: plan.by_name[parent].digest for parent in stage.parents},
             plugins={name: (version, source) for name, version, source in plugins_behind(stage.use, catalog)},
             use=stage.use,
-            places={path[2:]: place for path, place in recipe.places.items() if path[:2] == ("stages", stage.name)},
+            places=places_in[stage.name],
             data=dict(data_behind(stage.use)),
         )
         for stage in plan.stages
@@ -179,13 +184,14 @@ def _stages(records: Iterable[Mapping[str, Any]], catalog: Catalog) -> tuple[Sid
         str(record["stage"]): record for record in sorted(records, key=lambda record: str(record.get("started", "")))
     }
     order = TopologicalSorter({name: list(record["parents"]) for name, record in by_name.items()}).static_order()
-    return tuple(side_of_record(by_name[name], catalog) for name in order if name in by_name)
+    converter = make_converter(catalog)
+    return tuple(side_of_record(by_name[name], converter) for name in order if name in by_name)
 
 
-def side_of_record(record: Mapping[str, Any], catalog: Catalog) -> SideStage:
-    """A published stage as ``stage.json`` tells it."""
+def side_of_record(record: Mapping[str, Any], converter: Converter) -> SideStage:
+    """A published stage as ``stage.json`` tells it; ``converter`` as ``make_converter`` makes it, which takes long."""
     try:
-        use = make_converter(catalog).structure(dict(record["options"]), Use[StageKind])
+        use = converter.structure(dict(record["options"]), Use[StageKind])
     except Exception:  # the plugin is not installed, or its options are others now: the plain data can be compared
         use = None
     data = record.get("data")

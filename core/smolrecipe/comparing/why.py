@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Factory, frozen
+from cattrs import Converter
 
 from smolrecipe.catalog import Catalog
 from smolrecipe.comparing.changes import ABSENT, Change, changes_of
@@ -16,6 +17,7 @@ from smolrecipe.comparing.sides import Side, SideStage, side_of_record
 from smolrecipe.errors import Place
 from smolrecipe.planning.plan import PlannedStage
 from smolrecipe.published import DIGEST_DIGITS
+from smolrecipe.recipe.converter import make_converter
 from smolrecipe.running.store import RunStore
 from smolrecipe.stage import METRICS_FILE, read_events
 from smolrecipe.strict_json import read_mapping
@@ -87,6 +89,17 @@ class Explainer:
         lambda self: {stage.name: stage for stage in self.side.stages}, takes_self=True
     )
 
+    _of_stage: Mapping[str, list[Path]] = Factory(
+        lambda self: _grouped(self._records, lambda folder: self._records[folder]["stage"]), takes_self=True
+    )
+    _alike: Mapping[str, list[Path]] = Factory(
+        lambda self: _grouped(self._records, lambda folder: self._records[folder]["digest"]), takes_self=True
+    )
+    _half_done: Mapping[str, list[Path]] = Factory(
+        lambda self: _grouped(sorted(self.store.root.glob("*.partial")), _stage_of_partial), takes_self=True
+    )
+    _converter: Converter = Factory(lambda self: make_converter(self.catalog), takes_self=True)
+
     def explain(self, stage: PlannedStage) -> Why:
         """Why the stage would run, or would not."""
         planned = self._planned[stage.name]
@@ -113,18 +126,13 @@ class Explainer:
             checkpoint=_last(events, "checkpoint"),
             nearest=nearest,
             because=tuple(self._ancestors(nearest)) if nearest is not None else (),
-            abandoned=tuple(
-                path
-                for path in sorted(self.store.root.glob(f"{stage.name}-*.partial"))
-                if path != partial and path.name.removesuffix(".partial")[: -DIGEST_DIGITS - 1] == stage.name
-            ),
+            abandoned=tuple(path for path in self._half_done.get(stage.name, ()) if path != partial),
         )
 
     def _nearest(self, planned: SideStage) -> Explained | None:
         """The artifact of the stage from which the least differs, the newest of several; parents count one each."""
-        of_name = [path for path, record in self._records.items() if record["stage"] == planned.name]
-        alike = [path for path, record in self._records.items() if record["digest"] == planned.digest]
-        candidates = [self._compared(path, planned) for path in of_name or alike]
+        found = self._of_stage.get(planned.name) or self._alike.get(planned.digest, [])
+        candidates = [self._compared(path, planned) for path in found]
         candidates.sort(key=lambda explained: explained.started, reverse=True)
         return min(candidates, key=lambda explained: len(explained.differences), default=None)
 
@@ -148,7 +156,7 @@ class Explainer:
 
     def _compared(self, folder: Path, planned: SideStage) -> Explained:
         record = self._records[folder]
-        published = side_of_record(record, self.catalog)
+        published = side_of_record(record, self._converter)
         changes = changes_of(published, planned, {})
         files = self._source_files(record)
         reasons = reasons_of(published, planned, changes, {})
@@ -160,7 +168,7 @@ class Explainer:
         )
 
     def _without_effect(self, folder: Path, planned: SideStage) -> Iterator[Difference]:
-        for change in changes_of(side_of_record(self._records[folder], self.catalog), planned, {}):
+        for change in changes_of(side_of_record(self._records[folder], self._converter), planned, {}):
             yield _option(change)
 
     def _source_files(self, record: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -234,6 +242,17 @@ def _records(root: Path) -> dict[Path, Mapping[str, Any]]:
             with suppress(ValueError):
                 found[folder] = read_record(folder)
     return found
+
+
+def _grouped(folders: Iterable[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        found.setdefault(key(folder), []).append(folder)
+    return found
+
+
+def _stage_of_partial(folder: Path) -> str:
+    return folder.name.removesuffix(".partial")[: -DIGEST_DIGITS - 1]
 
 
 def _last(events: list[dict[str, Any]], key: str) -> int | None:
