@@ -65,7 +65,7 @@ docs: $(INSTALLED)
 	$(BIN)/python -m smolrecipe_registry.reference docs/reference
 
 # Side by side with what one would use instead, by turns; tables, and JSON in benchmarks/results. An hour.
-BENCHMARKS := startup around loading tokenising packing masking merging pretraining post_training
+BENCHMARKS := startup around loading tokenising packing masking merging pretraining post_training growth
 
 bench: $(INSTALLED)
 	for benchmark in $(BENCHMARKS); do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
+
+from measuring import in_process
 
 _PLUGIN = """\
 from attrs import frozen
@@ -59,6 +61,34 @@ def recipe(first: int, last: int) -> str:
         after = f"[stage-{before}]" if before < number else "[]"
         lines.append(f"  stage-{number}: {{use: nothing, number: {number}, after: {after}}}")
     return "\n".join(["name: nothing", "launcher: {use: local}", "stages:", *lines, ""])
+
+
+class Published(NamedTuple):
+    """A folder with a run store in which stages are published."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def runs(self) -> list[str]:
+        """The arguments that name the run store."""
+        return ["--runs", str(self.folder / "runs")]
+
+    def recipe(self, stages: int) -> Path:
+        """A recipe of the first so many stages."""
+        file = self.folder / f"{stages}.yaml"
+        file.write_text(recipe(0, stages - 1))
+        return file
+
+
+def publish_stages(folder: Path, stages: int) -> Published:
+    """Publish so many stages in a folder, and the plugin that has them."""
+    environment = plant(folder / "site")
+    for first in range(0, stages, TOGETHER):
+        file = folder / "part.yaml"
+        file.write_text(recipe(first, min(first + TOGETHER, stages) - 1))
+        in_process([sys.executable, __file__, str(file), str(folder / "runs")], **environment)
+    return Published(folder, environment)
 
 
 def publish(recipe_file: Path, runs: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from measuring import Used, by_turns, in_process, keep, spread
-from planted import TOGETHER, plant, recipe
+from planted import publish_stages
 
 SMOLRECIPE = [sys.executable, "-m", "smolrecipe"]
 COMMANDS = {
@@ -79,22 +79,20 @@ def nothing_to_do() -> None:
     """Runs of recipes whose every stage is published, by the number of stages."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        environment = plant(folder / "site")
-        runs = ["--runs", str(folder / "runs")]
-        for first in range(0, max(STAGES), TOGETHER):
-            file = folder / "part.yaml"
-            file.write_text(recipe(first, min(first + TOGETHER, max(STAGES)) - 1))
-            _start([sys.executable, str(Path(__file__).with_name("planted.py")), str(file), runs[1]], environment)
+        published = publish_stages(Path(temporary), max(STAGES))
         for stages in STAGES:
-            file = folder / f"{stages}.yaml"
-            file.write_text(recipe(0, stages - 1))
-            taken = [_start([*SMOLRECIPE, "run", str(file), *runs], environment) for _ in range(6)][1:]
+            command = ["run", str(published.recipe(stages)), *published.runs]
+            taken = [start_ours(command, published.environment) for _ in range(6)][1:]
             processor = median(each.processor for each in taken)
             seconds = median(each.seconds for each in taken)
             rows.append((stages, 1e3 * processor, 1e3 * seconds, taken[-1].memory, 1.0 if stages == 1000 else ""))
     head = ("stages", "processor, ms", "clock, ms", "MiB at most", "goal, seconds")
     keep("nothing-to-do", "A run with nothing left to do", head, rows)
+
+
+def start_ours(arguments: list[str], environment: dict[str, str]) -> Used:
+    """``smolrecipe`` with these arguments."""
+    return _start([*SMOLRECIPE, *arguments], environment)
 
 
 def _completing(name: str) -> dict[str, str]:
