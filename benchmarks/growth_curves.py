@@ -64,6 +64,7 @@ def draw(file: Path, title: str, size: str, panels: Sequence[tuple[str, Mapping[
         _draw_slope(axis, curves)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1 if len(curves) < 4 else 2)
+    figure.subplots_adjust(wspace=0.35)  # where less than two decades are shown, ticks between them have long labels
     figure.suptitle(title)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130, bbox_inches="tight")
