@@ -32,7 +32,7 @@ SHORT = 8
 FAR = 10**9 + 1
 ROWS = 400
 MICRO_BATCH = 4
-WEIGHTS = {"1 : 2": lambda number: 1 + number % 7, "1 : 9,999": lambda number: 9999 if number == 0 else 1}
+WEIGHTS = {"1 : 2": lambda number: 1 + number % 7, "9,999 : 1": lambda number: 9999 if number == 0 else 1}
 
 
 def sources() -> dict[int, dict[str, float]]:
