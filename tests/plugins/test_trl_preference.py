@@ -28,14 +28,16 @@ pytest_plugins = ["trl_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_plugged_in_loss_is_bitwise_trls_own(aligned: Run, base: Path, tmp_path: Path) -> None:
-    """TRL renders, tokenises and computes APO-zero by itself here, on the same rows in the same order."""
-    history, weights = trained_by_trl("apo_zero", preference_options(APO), base, tmp_path)
-    assert [event["loss"] for event in aligned.steps] == [entry["loss"] for entry in history]
-    assert [event["reward_margin"] for event in aligned.steps] == pytest.approx(
+def test_a_plugged_in_loss_is_bitwise_trls_own(base: Path, tmp_path: Path) -> None:
+    """TRL renders, tokenises and computes APO-zero by itself here, on the same rows in the same order and kernel."""
+    options = preference_options(APO, attention="sdpa")
+    ours = run(options, tmp_path, base)
+    history, weights = trained_by_trl("apo_zero", options, base, tmp_path)
+    assert [event["loss"] for event in ours.steps] == [entry["loss"] for entry in history]
+    assert [event["reward_margin"] for event in ours.steps] == pytest.approx(
         [entry["rewards/margins"] for entry in history], abs=1e-6
     )
-    assert equal(aligned.weights(), weights)
+    assert equal(ours.weights(), weights)
 
 
 def test_rewards_are_measured_before_and_after(aligned: Run) -> None:
