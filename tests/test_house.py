@@ -75,8 +75,8 @@ def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Pa
 
 
 OFFERED = (
-    "checkpoint", "commands", "completing", "data", "durable", "file_hashes", "handing_on", "launching", "lengths", "model",
-    "options", "preference", "published", "stage", "strict_json", "testing",
+    "checkpoint", "commands", "completing", "data", "durable", "file_hashes", "handing_on", "launching", "lengths",
+    "model", "options", "preference", "published", "stage", "strict_json", "testing",
 )  # fmt: skip
 PUBLIC = ("smolrecipe", *(f"smolrecipe.{name}" for name in OFFERED))
 
