@@ -46,7 +46,7 @@ def trained(
 
     def train(name: str) -> Any:
         if name not in made:
-            options = preference_options(Use(losses[name], losses[name].options()))
+            options = preference_options(Use(losses[name], losses[name].options()), attention="sdpa")  # as TRL has it
             ours = run(options, tmp_path_factory.mktemp(name) / "stage", base)
             made[name] = (ours, *trained_by_trl(TRL_NAMES[name], options, base, tmp_path_factory.mktemp(name)))
         return made[name]
