@@ -21,8 +21,8 @@ from measuring import Used, in_process, keep, medians, spread
 from our_runs import ONE_THREAD, run, run_way
 
 GOAL = 1.05
-ROUNDS = 3
-MEGABYTES = 12
+ROUNDS = 2
+MEGABYTES = 48
 ONE_CORE = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 
 RECIPE = """\
