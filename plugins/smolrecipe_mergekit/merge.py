@@ -13,6 +13,7 @@ import torch  # noqa: TID253
 from mergekit import merge_methods  # noqa: TID253
 from mergekit.common import ModelPath, ModelReference  # noqa: TID253
 from mergekit.config import MergeConfiguration  # noqa: TID253
+from mergekit.io.tasks import LoaderCache  # noqa: TID253
 from mergekit.merge import run_merge  # noqa: TID253
 from mergekit.merge_methods import BasePolicy, MergeMethodSpec, ParameterScope  # noqa: TID253
 from mergekit.options import MergeOptions as EngineOptions  # noqa: TID253
@@ -60,6 +61,7 @@ def merge(options: MergeOptions, context: StageContext) -> Artifact:
                 quiet=True,
             ),
         )
+    LoaderCache().flush_all()  # mergekit keeps the members' files mapped, which the result is loaded beside
     _copy_all_but_weights(base, target, dtype)
     parameters = _verify(target, base, dtype)
     return Artifact(
