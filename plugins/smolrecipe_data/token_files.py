@@ -117,6 +117,7 @@ class _TokenFile:
     """One ``.ds`` file with its index."""
 
     path: Path
+    index: Path
     dtype: Any
     length: int
     documents: int
@@ -128,7 +129,7 @@ class _TokenFile:
 
     @property
     def ends(self) -> Any:
-        return _map(_beside(self.path, ".index"), _ENDS_DTYPE)
+        return _map(self.index, _ENDS_DTYPE)
 
     def require_tokens(self, tokens: Any, first: int) -> None:
         """Refuse tokens that the vocabulary does not have; the first of them is token ``first`` of the file."""
@@ -146,7 +147,7 @@ class _TokenFile:
 
     def not_ascending(self) -> StageError:
         """What is wrong with a file whose document ends are in disorder."""
-        return StageError(f"{_beside(self.path, '.index')} is damaged: document ends do not ascend. Tokenise again")
+        return StageError(f"{self.index} is damaged: document ends do not ascend. Tokenise again")
 
 
 def _open(path: Path, vocab_size: int | None) -> _TokenFile:
@@ -167,7 +168,7 @@ def _open(path: Path, vocab_size: int | None) -> _TokenFile:
             f"{path} is not whole: it has {found:g} tokens and {documents:g} document ends, and its .metadata says "
             f"{str(length)[:40]} tokens. Tokenise again"
         )
-    file_ = _TokenFile(path, dtype, length, int(documents), vocab_size)
+    file_ = _TokenFile(path, index, dtype, length, int(documents), vocab_size)
     if int(file_.ends[-1]) != length:
         raise StageError(f"{path} is not whole: its last document ends elsewhere than the file. Tokenise again")
     if vocab_size is not None and dtype.itemsize != (2 if vocab_size <= _LARGEST_2_BYTE_VOCABULARY else 4):
