@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import types
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,39 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchtitan.tools.utils as titan_utils
 
+from smolrecipe.testing.titan import use_cpu_without_gpu
 from turns import Gate
 
-if not torch.cuda.is_available():  # torchtitan takes the device for a GPU otherwise, and asks it what no CPU answers
-
-    class _Cpu(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch.cpu, name)
-
-        def device_count(self) -> int:
-            return 1
-
-        def current_device(self) -> int:
-            return 0
-
-        def get_device_name(self, device: Any = None) -> str:
-            return "CPU"
-
-        def get_device_properties(self, device: Any = None) -> types.SimpleNamespace:
-            return types.SimpleNamespace(total_memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-        def memory_stats(self, device: Any = None) -> dict[str, int]:
-            names = ("active_bytes.all.peak", "reserved_bytes.all.peak", "num_alloc_retries", "num_ooms")
-            return dict.fromkeys(names, 0)
-
-        def reset_peak_memory_stats(self, device: Any = None) -> None:
-            pass
-
-        def empty_cache(self) -> None:
-            pass
-
-    titan_utils.device_type, titan_utils.device_module = "cpu", _Cpu("cpu")
+if not torch.cuda.is_available():  # torchtitan takes the device for a GPU otherwise; before its other modules
+    use_cpu_without_gpu()
 
 from torch import nn
 from torch.utils.data import IterableDataset

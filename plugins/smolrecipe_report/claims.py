@@ -28,10 +28,9 @@ def _row(name: str, claim: Mapping[str, Any]) -> tuple[Any, ...]:
     )
     interval = claim.get("interval")
     bounds = interval if isinstance(interval, list) and len(interval) == 2 else []
-    told = (
-        f"{_number(difference, '+.3g')} ({' to '.join(_number(bound, '+.3g') for bound in bounds)})" if bounds else ""
-    )
-    return name, says, verdict, measure, first, second, told, seeds
+    between = " to ".join(_number(bound, "+.3g") for bound in bounds)
+    difference = " ".join(filter(None, (_number(difference, "+.3g"), between and f"({between})")))
+    return name, says, verdict, measure, first, second, difference, seeds
 
 
 def _arm(name: str, arm: Mapping[str, Any]) -> str:

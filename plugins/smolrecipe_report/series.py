@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 
@@ -15,7 +17,10 @@ _NUMBERED = re.compile(r"(.+)-\d+")
 
 @frozen(kw_only=True)
 class Series:
-    """Stages of one kind and size, made from the same stages or from those of one other series; most often one."""
+    """Stages with the same options but for the seed, made from the same stages or from those of one other series.
+
+    Most often one stage.
+    """
 
     stages: Sequence[Stage]
 
@@ -32,10 +37,25 @@ def series_of(stages: Sequence[Stage]) -> list[Series]:
     found: dict[Hashable, list[Stage]] = {}
     for stage in stages:
         numbered = _NUMBERED.fullmatch(stage.name)
-        what = (numbered[1], stage.options.get("use")) if numbered else stage.place
-        parents = frozenset(numbers.get(folder, folder) for folder in stage.parent_folders().values())
-        size = (stage.last_step, stage.tokens_per_step, stage.row_length, stage.theta)
-        members = found.setdefault((what, parents, stage.status, size), [])
+        what = numbered[1] if numbered else stage.place
+        of_series = {name: numbers.get(folder, folder) for name, folder in stage.parent_folders().items()}
+        options = _told({name: value for name, value in stage.options.items() if name != "seed"}, of_series)
+        size = (stage.last_step, stage.tokens_per_step)
+        members = found.setdefault((what, options, frozenset(of_series.values()), stage.status, size), [])
         numbers[stage.place] = numbers[members[0].place] if members else len(found)
         members.append(stage)
     return [Series(stages=members) for members in found.values()]
+
+
+def _told(value: Any, of_series: Mapping[str, int | str]) -> str:
+    """An option's value in JSON; the series stands in place of the stage that is named (``name@checkpoint``)."""
+
+    def replaced(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: replaced(item) for key, item in part.items()}
+        if isinstance(part, list):
+            return [replaced(item) for item in part]
+        name, at, checkpoint = part.partition("@") if isinstance(part, str) else (part, "", "")
+        return [of_series[name], at, checkpoint] if isinstance(part, str) and name in of_series else part
+
+    return json.dumps(replaced(value), sort_keys=True, default=str)

@@ -17,7 +17,7 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     """Bins of the numbers of the items with these lengths, each up to ``capacity`` and none longer in sum.
 
     What TRL's packing does with a segment tree (Ding et al. 2024, arXiv:2404.10830), with one bit of an integer for
-    each space that some bin has left: the same number of bins, in a tenth of the time.
+    each space that some bin has left: the same number of bins, sooner (``benchmarks/packing.py``).
     """
     bins: list[list[int]] = []
     waiting: defaultdict[int, list[int]] = defaultdict(list)  # bins by the space that they have left

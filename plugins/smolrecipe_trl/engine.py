@@ -65,10 +65,11 @@ def load_tokenizer(folder: Path, options: TrainingOptions) -> PreTrainedTokenize
 def load_model(folder: Path, options: TrainingOptions, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model in float32, which its weights are trained in whatever the precision of the computation."""
     with _loading(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation=attention_kernel(options, AutoConfig.from_pretrained(folder, local_files_only=True)),
+            attn_implementation=attention_kernel(options, config),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

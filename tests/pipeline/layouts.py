@@ -41,7 +41,11 @@ import torch.distributed as dist  # noqa: E402
 from torch.distributed.fsdp import FSDPModule  # noqa: E402
 
 import smolrecipe_torchtitan.pretrain  # noqa: E402, F401
+from smolrecipe_docmask import documentwise  # noqa: E402
 from smolrecipe_torchtitan import assemble, decoder, held_out, samples  # noqa: E402
+
+documentwise.LONGEST_MASKED = 0
+"""The rows here are short, and attend document by document as long ones do. Context parallelism has the mask."""
 
 MOST_PROCESSES = 4
 """How many train at once. They often wait for each other: four keep two cores busy."""

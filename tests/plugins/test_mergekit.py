@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,22 @@ def test_a_model_that_is_also_the_base_is_read_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(engine, "read", lambda name, folder: (names.append(name), read(name, folder))[1])
     run(linear({"one": 0.5, "two": 0.5}, base="one"), context(tmp_path, "one", "two"))
     assert names == ["one", "two"]
+
+
+def test_the_members_files_are_let_go_before_the_result_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, stage in enumerate(("one", "two")):
+        publish(tmp_path, stage, seed)
+    verify, mapped = engine._verify, []
+
+    def looked_at(*arguments: Any) -> int:
+        mapped.extend(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+        return verify(*arguments)
+
+    monkeypatch.setattr(engine, "_verify", looked_at)
+    run(linear({"one": 0.5, "two": 0.5}, base="one"), context(tmp_path, "one", "two"))
+    assert mapped and not [path for path in mapped if path.startswith(str(tmp_path))]
 
 
 def test_the_result_has_the_base_s_configuration_tokenizer_and_template(tmp_path: Path) -> None:

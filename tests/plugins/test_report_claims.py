@@ -54,5 +54,6 @@ def test_what_a_damaged_record_does_not_tell_stays_empty(tmp_path: Path, odd: di
     run = write_claims(tmp_path, {"fall": WHOLE | odd, "none": 7})
     (row,) = claim_rows(last_run(run)[0])
     assert len(row) == 8
+    assert ("-0.327" in row[6]) == (odd.get("difference", 0) is not None)
     assert CliRunner().invoke(report, [str(run), "--out", str(tmp_path / "out")]).exit_code == 0
     assert "<script" not in (tmp_path / "out" / "index.html").read_text()

@@ -16,8 +16,9 @@ from smolrecipe_report.series import series_of
 from smolrecipe_report.spans import spans_of
 
 
-def stage(name: str, *parents: str, use: str = "pretrain", batch: int = 2, status: str = "published") -> Stage:
-    options: dict[str, Any] = {"use": use, "sequence_length": 8, "global_batch": batch}
+def stage(name: str, *parents: str, batch: int = 2, status: str = "published", **more: Any) -> Stage:
+    options: dict[str, Any] = {"use": "pretrain", "sequence_length": 8, "global_batch": batch, **more}
+    options |= {"from": parents[0]} if parents else {}
     return Stage(
         folder=Path(f"{name}-{name:0<12.12}"),
         name=name,
@@ -41,6 +42,19 @@ def test_stages_that_differ_by_a_number_and_those_alone_are_a_series() -> None:
     assert [series.name for series in series_of(SEEDS)] == [
         *("a-1 to a-2", "b-1 to b-2", "wide-1", "wide-2", "wide-3", "next-1", "next-2", "last"),
     ]
+
+
+def test_what_differs_in_an_option_is_told_apart_and_what_differs_by_the_seed_is_not() -> None:
+    rates = [stage("lr-1", optimizer={"lr": 0.1}), stage("lr-2", optimizer={"lr": 0.2})]
+    seeds = [
+        stage("s-1", seed=1),
+        stage("s-2", seed=2),
+        stage("k-1", "s-1", keep="s-1@0.5"),
+        stage("k-2", "s-2", keep="s-2@0.5"),
+    ]
+    kept_later = [stage("k-3", "s-2", keep="s-2@0.7")]
+    names = [series.name for series in series_of([*rates, *seeds, *kept_later])]
+    assert names == ["lr-1", "lr-2", "s-1 to s-2", "k-1 to k-2", "k-3"]
 
 
 def test_a_stage_begins_where_those_end_that_it_is_made_from() -> None:
