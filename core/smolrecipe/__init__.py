@@ -7,6 +7,8 @@ from smolrecipe.components import (
     Component,
     Devices,
     DryRun,
+    Generation,
+    Generator,
     Launcher,
     Loss,
     ModelComponent,
@@ -14,6 +16,7 @@ from smolrecipe.components import (
     Optimizer,
     Packer,
     ParameterGroup,
+    RowFilter,
     Schedule,
     Source,
     StageKind,
@@ -22,21 +25,28 @@ from smolrecipe.components import (
 )
 from smolrecipe.data import TokenRow, TokenRows
 from smolrecipe.errors import Place, Problem, RecipeError, StageError, StageStopped, UserError, near_miss
+from smolrecipe.generation import Answer, Answering, Candidate, Request
 from smolrecipe.hookspecs import hookimpl
 from smolrecipe.model import HfConfig, ModelDraft
 from smolrecipe.options import Model, StageRef, Use, option
 from smolrecipe.preference import PreferenceBatch, PreferenceLoss
 from smolrecipe.proof import Proof
+from smolrecipe.sampling import SamplingOptions
 from smolrecipe.stage import Artifact, Measure, StageContext
 from smolrecipe.untrusted import untrusted
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Answering",
     "Artifact",
+    "Candidate",
     "Component",
     "Devices",
     "DryRun",
+    "Generation",
+    "Generator",
     "HfConfig",
     "Launcher",
     "Loss",
@@ -54,6 +64,9 @@ __all__ = [
     "Problem",
     "Proof",
     "RecipeError",
+    "Request",
+    "RowFilter",
+    "SamplingOptions",
     "Schedule",
     "Source",
     "StageContext",

@@ -7,12 +7,14 @@ Every descriptor has a ``name`` (what a recipe writes after ``use:``), a frozen 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
 if TYPE_CHECKING:
     from smolrecipe.data import TokenRows
+    from smolrecipe.generation import Answering, Candidate
     from smolrecipe.model import HfConfig, ModelDraft
     from smolrecipe.options import Use
     from smolrecipe.preference import PreferenceBatch, PreferenceLoss
@@ -135,6 +137,22 @@ class Workload:
     """The sources whose rows are learned, or made into what a later stage learns, by the option that names each."""
     measures_on: Mapping[str, Use[Source]] = field(factory=dict)
     """The sources that something is measured on, by the option that names each."""
+    generates: Generation | None = None
+    """What models write in it; ``None`` where none does."""
+
+
+@frozen(kw_only=True)
+class Generation:
+    """What a stage has models write, as far as options tell: ``None`` is what they do not."""
+
+    answers: int | None = None
+    """Of all models together."""
+    tokens: int | None = None
+    """At most, of all answers; prompts do not count."""
+    hours: float | None = None
+    """At the speeds that the recipe states."""
+    cost: float | None = None
+    """US dollars at most, for answers at the prices that the recipe states."""
 
 
 def _one_cpu_process(options: Any) -> Devices:
@@ -301,6 +319,41 @@ class Packer(Component):
 
 
 @frozen(kw_only=True)
+class Generator(Component):
+    """An engine that answers conversations with one model: a teacher.
+
+    ``open(options, context)`` makes the model ready, once in each process, and returns a context manager whose value
+    answers requests (see ``smolrecipe.generation``); leaving it lets go of the model. A stage opens one at a time.
+
+    ``options`` derive from ``smolrecipe.sampling.SamplingOptions`` and name the model: a ``StageRef`` with
+    ``needs="hf-model"`` for one that is loaded, so that recipes may write a stage, a folder or a name on the Hub; with
+    its revision, so that the digest tells which.
+
+    ``device(options)`` is where one process' model computes. ``model(options)`` is what rows of its answers name as
+    their origin. ``hours(options, tokens)`` and ``cost(options, tokens)`` are what so many tokens of answers take, in
+    one process and in US dollars, where the options state a speed and a price, else ``None``.
+    """
+
+    open: Callable[[Any, StageContext], AbstractContextManager[Answering]]
+    model: Callable[[Any], str]
+    device: Callable[[Any], Literal["cpu", "cuda"]] = lambda options: "cpu"
+    hours: Callable[[Any, int], float | None] = lambda options, tokens: None
+    cost: Callable[[Any, int], float | None] = lambda options, tokens: None
+
+
+@frozen(kw_only=True)
+class RowFilter(Component):
+    """What rows that models wrote must hold to be kept.
+
+    ``open(options, context)`` returns ``judge(candidate)``: "" for a row to keep, else why it is dropped, in a few
+    words that are the same for all rows dropped for that reason: they are counted by it. Rows come in the order of
+    their prompts, those that an earlier filter dropped left out, so that a judge may compare them with those before.
+    """
+
+    open: Callable[[Any, StageContext], Callable[[Candidate], str]]
+
+
+@frozen(kw_only=True)
 class Tracker(Component):
     """Where metrics go besides ``metrics.jsonl``: ``open(options, context)`` returns ``log(event)`` for rank 0.
 
@@ -336,6 +389,8 @@ KINDS: Mapping[type[Component], str] = {
     Loss: "loss",
     Source: "source",
     Packer: "packer",
+    Generator: "generator",
+    RowFilter: "filter",
     Tracker: "tracker",
     Launcher: "launcher",
 }

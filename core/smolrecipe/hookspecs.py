@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from smolrecipe.components import (
+    Generator,
     Launcher,
     Loss,
     ModelComponent,
     Optimizer,
     Packer,
+    RowFilter,
     Schedule,
     Source,
     StageKind,
@@ -233,6 +235,61 @@ def smolrecipe_packers() -> Iterable[Packer]:
         def smolrecipe_packers():
             yield Packer(name="noise", summary="random tokens, to measure speed without data", options=NoiseOptions,
                          open=open_noise)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def smolrecipe_generators() -> Iterable[Generator]:
+    """Offer generators: engines that answer conversations with a model, for stages that make data with a teacher.
+
+    Example::
+
+        @frozen(kw_only=True)
+        class EchoOptions(SamplingOptions):
+            prefix: str = option(default="You said: ", doc="what every answer begins with")
+
+
+        @contextmanager
+        def open_echo(options, context):
+            def answer(requests):
+                for request in requests:
+                    text = options.prefix + request.messages[-1]["content"]
+                    yield Answer(number=request.number, text=text, tokens=len(text.split()))
+
+            yield answer
+
+
+        @smolrecipe.hookimpl
+        def smolrecipe_generators():
+            yield Generator(name="echo", summary="repeat what was said, to try filters without a model",
+                            options=EchoOptions, open=open_echo, model=lambda options: "echo")
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def smolrecipe_filters() -> Iterable[RowFilter]:
+    """Offer filters: what rows that models wrote must hold to be kept.
+
+    Example::
+
+        @frozen(kw_only=True)
+        class PoliteOptions:
+            word: str = option(default="please", doc="a word that every answer must have")
+
+
+        def open_polite(options, context):
+            def judge(candidate):
+                return "" if options.word in candidate.answers[0] else f"without '{options.word}'"
+
+            return judge
+
+
+        @smolrecipe.hookimpl
+        def smolrecipe_filters():
+            yield RowFilter(name="polite", summary="keep answers with a certain word", options=PoliteOptions,
+                            open=open_polite)
     """
     raise NotImplementedError
 

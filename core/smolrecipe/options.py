@@ -15,6 +15,7 @@ A trailing underscore is dropped in YAML (``from_`` is written ``from``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -93,6 +94,10 @@ class StageRef:
 
     stage: str
     checkpoint: str = ""
+    root: Path | None = attrs.field(default=None, eq=False, repr=False)
+    """The folder of the stage's artifact; known in the processes of a stage that runs or is verified, and only there.
+    So components that are given no context, sources and filters among them, find what the stage they name published.
+    """
 
     def __str__(self) -> str:
         return f"{self.stage}@{self.checkpoint}" if self.checkpoint else self.stage

@@ -41,6 +41,11 @@ and the number of tokens. ``tokens/tokens.json`` names the tokenizer (``sha256``
 ``end_of_document_id``), ``tokens/<source>/source.json`` has a finished source's counts.
 """
 
+ROWS_FOLDER = "rows"
+"""Where an artifact keeps rows of chats, preference pairs or texts that it made: ``rows/*.jsonl``, one row a line, read
+in the order of the files' names. Recipes name them with ``{use: synthesized, from: <stage>}``.
+"""
+
 GRACE_VARIABLE = "SMOLRECIPE_GRACE"
 """Environment variable of a stage's processes: the seconds that they have to end in once they are asked to stop. A
 launcher that passes SIGTERM on waits as long before it kills.

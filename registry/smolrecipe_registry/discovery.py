@@ -26,11 +26,13 @@ from smolrecipe.catalog import Catalog, Provider, hash_of_files
 from smolrecipe.components import (
     KINDS,
     Component,
+    Generator,
     Launcher,
     Loss,
     ModelComponent,
     Optimizer,
     Packer,
+    RowFilter,
     Schedule,
     Source,
     StageKind,
@@ -50,6 +52,8 @@ _CATALOG_HOOKS: dict[str, type[Component]] = {
     "smolrecipe_losses": Loss,
     "smolrecipe_sources": Source,
     "smolrecipe_packers": Packer,
+    "smolrecipe_generators": Generator,
+    "smolrecipe_filters": RowFilter,
     "smolrecipe_trackers": Tracker,
     "smolrecipe_launchers": Launcher,
 }

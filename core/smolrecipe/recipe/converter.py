@@ -63,11 +63,16 @@ def describe(value: Any) -> str:
     return "a mapping" if isinstance(value, Mapping) else "a list"
 
 
-def make_converter(catalog: Catalog, outside: Callable[[str], str] | None = None) -> Converter:
+def make_converter(
+    catalog: Catalog,
+    outside: Callable[[str], str] | None = None,
+    artifacts: Mapping[str, Path] | None = None,
+) -> Converter:
     """A converter whose ``Use`` fields are looked up in ``catalog``.
 
     ``outside(reference)`` names the stage that brings in a model from outside the recipe, where a recipe may refer to
-    one; a folder in ``reference`` is absolute.
+    one; a folder in ``reference`` is absolute. ``artifacts`` are the folders of stages that are named, see
+    ``StageRef.root``.
     """
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for type_, accepts, name in (
@@ -78,7 +83,7 @@ def make_converter(catalog: Catalog, outside: Callable[[str], str] | None = None
     ):
         converter.register_structure_hook(type_, _scalar(type_, accepts, name))
     converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook(StageRef, lambda value, _: _stage_ref(value, outside))
+    converter.register_structure_hook(StageRef, lambda value, _: _stage_ref(value, outside, artifacts or {}))
     converter.register_structure_hook_factory(_is_union, lambda type_: _union(type_, converter))
     converter.register_structure_hook_factory(_is_literal, _literal)
     converter.register_structure_hook_factory(attrs.has, lambda cls: _options(cls, converter))
@@ -112,11 +117,12 @@ def _path(value: Any, _: Any) -> Path:
         raise WrongValueError(str(error)) from None
 
 
-def _stage_ref(value: Any, outside: Callable[[str], str] | None) -> StageRef:
+def _stage_ref(value: Any, outside: Callable[[str], str] | None, artifacts: Mapping[str, Path]) -> StageRef:
     if not isinstance(value, str) or not value:
         raise _not_wanted("the name of a stage", value)
     if outside is None or not is_outside(value):
-        return StageRef.parse(value)
+        ref = StageRef.parse(value)
+        return attrs.evolve(ref, root=artifacts.get(ref.stage))
     return StageRef(outside(str(_path(value, Path)) if is_folder(value) else str(value)))
 
 

@@ -40,7 +40,7 @@ def run_task(task: Task, catalog: Catalog, hook: Any) -> int:
     rank, of = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     note = OwnNote(folder, rank, of)
     try:
-        converter = make_converter(catalog)
+        converter = make_converter(catalog, artifacts={name: Path(path) for name, path in task.inputs.items()})
         use = converter.structure(dict(task.use), Use[StageKind])
         context = _context(task, rank, of, [converter.structure(dict(name), Use[Tracker]) for name in task.trackers])
         hook.smolrecipe_before_stage(run=context)

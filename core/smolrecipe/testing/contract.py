@@ -12,11 +12,13 @@ from smolrecipe.catalog import Catalog, UnknownComponentError
 from smolrecipe.components import (
     KINDS,
     Component,
+    Generator,
     Launcher,
     Loss,
     ModelComponent,
     Optimizer,
     Packer,
+    RowFilter,
     Schedule,
     Source,
     StageKind,
@@ -60,6 +62,8 @@ MODULES: dict[type[Component], str] = {
     Loss: "losses",
     Source: "sources",
     Packer: "packers",
+    Generator: "generators",
+    RowFilter: "filters",
     Tracker: "trackers",
     Launcher: "launchers",
 }

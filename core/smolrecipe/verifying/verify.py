@@ -64,7 +64,7 @@ def _verify_stage(folder: Path, catalog: Catalog) -> Iterator[Proof]:
         )
         return
     try:
-        use = make_converter(catalog).structure(dict(record["options"]), Use[StageKind])
+        use = make_converter(catalog, artifacts=parents).structure(dict(record["options"]), Use[StageKind])
     except Exception as error:
         problems = structuring_problems(error, (), "the stage", lambda path: Place(STAGE_FILE))
         yield Proof(

@@ -13,11 +13,13 @@ import yaml
 from smolrecipe.catalog import Catalog, Provider
 from smolrecipe.components import (
     Component,
+    Generator,
     Launcher,
     Loss,
     ModelComponent,
     Optimizer,
     Packer,
+    RowFilter,
     Schedule,
     Source,
     StageKind,
@@ -36,6 +38,8 @@ FILES: dict[type[Component], str] = {
     Loss: "losses",
     Source: "sources",
     Packer: "packers",
+    Generator: "generators",
+    RowFilter: "filters",
     Tracker: "trackers",
     Launcher: "launchers",
 }
@@ -61,6 +65,8 @@ _FUNCTIONS: dict[type[Component], tuple[str, ...]] = {
     Loss: ("loss",),
     Source: ("read", "fingerprint"),
     Packer: ("open", "verify"),
+    Generator: ("open",),
+    RowFilter: ("open",),
     Tracker: ("open",),
     Launcher: ("capacity", "command", "environment"),
 }

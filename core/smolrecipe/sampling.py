@@ -1,0 +1,31 @@
+"""How a model draws its answers: the options that generators have in common."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from smolrecipe.options import option
+
+
+@frozen(kw_only=True)
+class SamplingOptions:
+    """What every generator's options begin with."""
+
+    temperature: float = option(
+        default=0.0,
+        at_least=0,
+        doc="divides the logits before an answer is drawn; 0 takes the likeliest token each time",
+    )
+    top_p: float = option(
+        default=1.0,
+        more_than=0,
+        at_most=1,
+        doc="draw from the likeliest tokens that together have this probability",
+    )
+    top_k: int | None = option(
+        default=None, at_least=1, doc="draw from this many likeliest tokens; all where not given"
+    )
+    max_new_tokens: int = option(default=2048, at_least=1, doc="longest answer in tokens, reasoning included")
+    stop: list[str] = option(
+        factory=list, doc="texts that end an answer, besides the model's end of turn; left out of it"
+    )
