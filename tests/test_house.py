@@ -75,8 +75,9 @@ def test_plugins_never_import_each_other_and_core_knows_no_plugin(repository: Pa
 
 
 OFFERED = (
-    "checkpoint", "commands", "completing", "data", "durable", "file_hashes", "handing_on", "launching", "lengths",
-    "model", "options", "preference", "published", "stage", "strict_json", "testing",
+    "checkpoint", "commands", "completing", "data", "durable", "file_hashes", "generation", "handing_on", "launching",
+    "lengths", "model", "options", "preference", "published", "ready_model", "sampling", "stage", "strict_json",
+    "testing",
 )  # fmt: skip
 PUBLIC = ("smolrecipe", *(f"smolrecipe.{name}" for name in OFFERED))
 

@@ -40,6 +40,9 @@ class Answer:
     prompt_tokens: int = 0
     tokens: int = 0
     """Of the answer, reasoning included."""
+    followed: bool = False
+    """Whether another one that was computed with it follows at once. They are kept together or not at all, so that a
+    batch that an interruption cuts short is computed again as it was, to the last bit."""
 
 
 class Answering(Protocol):

@@ -15,11 +15,12 @@ from attrs import frozen
 from lm_eval.tasks import TaskManager  # noqa: TID253
 
 from smolrecipe import Artifact, Measure, StageContext, StageError, near_miss
+from smolrecipe.ready_model import load_ready_model
 from smolrecipe_lm_eval import problems, samples
 from smolrecipe_lm_eval.held_out import held_out_texts
-from smolrecipe_lm_eval.models import load, require_positions
 from smolrecipe_lm_eval.named_tasks import run_named_tasks
 from smolrecipe_lm_eval.options import EvaluateOptions
+from smolrecipe_lm_eval.positions import require_positions
 from smolrecipe_lm_eval.published_scores import plain_published, without_score
 from smolrecipe_lm_eval.scores import Score, results_by_task, scores_of
 from smolrecipe_lm_eval.texts import read_texts, run_texts
@@ -90,7 +91,9 @@ def _task_manager(options: EvaluateOptions) -> TaskManager | None:
 def _evaluate_model(
     name: str, folder: Path, asked: _Asked, options: EvaluateOptions, context: StageContext
 ) -> dict[str, Any]:
-    model, tokenizer = load(folder, "auto" if options.precision == "model" else getattr(torch, options.precision))
+    model, tokenizer = load_ready_model(
+        folder, "auto" if options.precision == "model" else getattr(torch, options.precision)
+    )
     model.to(options.device)
     results: dict[str, Any] = {}
 

@@ -42,7 +42,7 @@ def consume(model: Path, work: Path) -> None:
 
 @pytest.mark.parametrize("count", MUTANTS)
 def test_hostile_folders_are_refused_or_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    for module in ("smolrecipe.checkpoint", "smolrecipe_lm_eval.models"):
+    for module in ("smolrecipe.checkpoint", "smolrecipe.ready_model"):
         monkeypatch.setattr(f"{module}.LONGEST_SECONDS", 4.0)
     found = try_all(tmp_path, 11, count, consume)
     assert sum(found.refused.values()) > count / 2, found

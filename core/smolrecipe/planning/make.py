@@ -172,4 +172,9 @@ def _unproduced(
 
 
 def _words(needs: str) -> str:
-    return {"hf-model": "Hugging Face checkpoint", "tokens": "set of token files"}.get(needs, needs)
+    return {
+        "hf-model": "Hugging Face checkpoint",
+        "tokens": "set of token files",
+        "chat-rows": "set of chats",
+        "preference-rows": "set of preference pairs",
+    }.get(needs, needs)

@@ -9,8 +9,8 @@ from typing import Any
 import torch  # noqa: TID253
 
 from smolrecipe import Proof, StageContext
+from smolrecipe.ready_model import load_ready_model
 from smolrecipe_lm_eval import samples
-from smolrecipe_lm_eval.models import load
 from smolrecipe_lm_eval.options import EvaluateOptions
 from smolrecipe_lm_eval.proofs.answers import answers_again, problem_scores, ruler_scores
 from smolrecipe_lm_eval.proofs.likelihoods import likelihoods_again, text_scores
@@ -27,7 +27,7 @@ def proofs_of(options: EvaluateOptions, context: StageContext) -> Iterator[Proof
         documents = samples.read_lines(context.folder, samples.TEXTS, name)
         if not (answers or found or documents):
             continue
-        model, tokenizer = load(
+        model, tokenizer = load_ready_model(
             context.input(ref), "auto" if options.precision == "model" else getattr(torch, options.precision)
         )
         if answers:
