@@ -15,6 +15,8 @@ from transformers import (  # noqa: TID253
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -24,6 +26,9 @@ from smolrecipe import SamplingOptions, StageError
 
 Drawn = tuple[str, Literal["stop", "length"], int]
 """Text, how it ended, and its tokens."""
+
+_TOKENS_WITHOUT_TEXT = 8
+"""Tokens that may lie among those of a text and read as nothing, as parts of a character do."""
 
 
 class SeededDraw(LogitsProcessor):
@@ -43,6 +48,24 @@ class SeededDraw(LogitsProcessor):
             row.exponential_(generator=generator)
         drawn: Any = scores.float() - noise_BV.clamp_min_(torch.finfo(torch.float32).tiny).log_()
         return drawn
+
+
+class StopsAtTexts(StoppingCriteria):
+    """Ends an answer that has one of some texts in it, seen in what its last tokens read.
+
+    transformers' own ``stop_strings`` matches tokens one by one, which fails for tokenizers that put spaces between.
+    """
+
+    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt_length: int) -> None:
+        self._texts = texts
+        self._tokenizer = tokenizer
+        self._start = prompt_length
+        self._tail = max(map(len, texts)) + _TOKENS_WITHOUT_TEXT
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **more: Any) -> Any:
+        """Which rows end, shape (B,)."""
+        read = [_text(self._tokenizer, row[-self._tail :]) for row in input_ids[:, self._start :].tolist()]
+        return torch.tensor([any(text in each for text in self._texts) for each in read], device=input_ids.device)
 
 
 @torch.inference_mode()
@@ -72,10 +95,11 @@ def generated(
             max_new_tokens=options.max_new_tokens,
             eos_token_id=sorted(ends),
             pad_token_id=filler,
-            stop_strings=options.stop or None,
         ),
         logits_processor=_processors(seeds, model.device, options),
-        tokenizer=tokenizer,
+        stopping_criteria=StoppingCriteriaList(
+            [StopsAtTexts(options.stop, tokenizer, longest)] if options.stop else []
+        ),
     )
     return [_drawn(row, ends, tokenizer, options) for row in found[:, longest:].tolist()]
 
@@ -102,9 +126,13 @@ def _processors(seeds: Sequence[int], device: torch.device, options: SamplingOpt
 def _drawn(ids: Sequence[int], ends: set[int], tokenizer: PreTrainedTokenizerBase, options: SamplingOptions) -> Drawn:
     """A row's tokens as text. What follows its end is filler, for it lay beside longer ones."""
     count = next((index for index, token in enumerate(ids) if token in ends), len(ids))
-    # Control tokens are kept: a reasoning trace is told by two of them.
-    text = str(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    text = _text(tokenizer, ids[:count])
     found = [at for stop in options.stop if (at := text.find(stop)) >= 0]
     if found:
         return text[: min(found)], "stop", count
     return text, "stop" if count < len(ids) else "length", count
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Tokens as text. Control tokens are kept: a reasoning trace is told by two of them."""
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import asdict
 
-from smolrecipe.cli.plan_outlook import Outlook, StageOutlook
+from smolrecipe.cli.plan_outlook import Outlook, StageOutlook, generation_cost
 from smolrecipe.planning.backtest import ErrorBar
 from smolrecipe.planning.estimate import Total
 from smolrecipe.planning.plan import PlannedStage
@@ -74,6 +74,9 @@ def _stage_as_json(told: Outlook, item: StageOutlook) -> dict[str, Any]:
         "gpu_hours": found.gpu_hours if found is not None else None,
         "cost_usd": found.cost if found is not None else None,
         "cost_usd_between": [found.cost * told.bar.low, found.cost * told.bar.high] if found is not None else None,
+        "generates": None
+        if workload.generates is None
+        else {**asdict(workload.generates), "cost": generation_cost(item, told.assumptions)},
     }
 
 

@@ -119,6 +119,16 @@ def outlook(
     )
 
 
+def generation_cost(item: StageOutlook, assumptions: Assumptions) -> float | None:
+    """US dollars at most for what models write in a stage: at an endpoint's price, or for the GPUs' hours."""
+    written = item.workload.generates
+    if written is None or written.cost is not None:
+        return None if written is None else written.cost
+    if written.hours is None or item.stage.devices.device != "cuda":
+        return None
+    return written.hours * item.stage.devices.processes * assumptions.price
+
+
 def _done(why: Why, workload: Workload) -> float:
     if why.status == "published":
         return 1.0

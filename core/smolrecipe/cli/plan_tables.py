@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from smolrecipe.cli.plan_outlook import Outlook, StageOutlook
+from smolrecipe.cli.plan_outlook import Outlook, StageOutlook, generation_cost
 from smolrecipe.cli.tables import print_table
 from smolrecipe.planning.backtest import ErrorBar
 from smolrecipe.planning.estimate import Estimate, Total
@@ -29,6 +29,7 @@ def print_outlook(told: Outlook) -> None:
     _print_stages(told, wide=wide)
     click.echo()
     _print_work(told, wide=wide)
+    _print_generation(told)
     print_total(told.left, told.bar, told.assumptions)
     if any(item.estimate is not None for item in told.stages):
         click.echo()
@@ -93,6 +94,30 @@ def _print_work(told: Outlook, *, wide: bool) -> None:
         click.echo("no stage of this recipe says what it amounts to")
         return
     print_table(headings, rows, right=range(1, len(headings)), title="what training takes; GiB of a GPU: --dry-run")
+
+
+def _print_generation(told: Outlook) -> None:
+    """What models write, where a stage has them write."""
+    headings = ("stage", "answers", "tokens", "GPU", "hours", "cost")
+    rows = []
+    for item in told.stages:
+        written = item.workload.generates
+        if written is None:
+            continue
+        cost = generation_cost(item, told.assumptions)
+        rows.append(
+            (
+                item.stage.name,
+                _UNKNOWN if written.answers is None else short(written.answers),
+                _UNKNOWN if written.tokens is None else _bounded(short(written.tokens), at_most=True),
+                str(item.stage.devices.processes) if item.stage.devices.device == "cuda" else _UNKNOWN,
+                _UNKNOWN if written.hours is None else _bounded(_amount(written.hours), at_most=True),
+                _UNKNOWN if cost is None else _bounded(_money(cost), at_most=True),
+            )
+        )
+    if rows:
+        title = "what models write, at the speeds and prices that the recipe states"
+        print_table(headings, rows, right=range(1, len(headings)), title=title)
 
 
 def print_total(left: Total, bar: ErrorBar, assumed: Assumptions) -> None:

@@ -85,7 +85,11 @@ def total(parts: Iterable[Part]) -> Total:
     """Add up what is left of stages."""
     to_do = [part for part in parts if part.done < 1]
     left = [part.estimate.share(1 - part.done) for part in to_do if part.estimate is not None]
-    unknown = [part for part in to_do if part.estimate is None and part.devices.device == "cuda"]
+    unknown = [
+        part
+        for part in to_do
+        if part.estimate is None and part.devices.device == "cuda" and not _states_hours(part.workload)
+    ]
     return Total(
         hours=sum(item.hours for item in left),
         gpu_hours=sum(item.gpu_hours for item in left),
@@ -94,3 +98,8 @@ def total(parts: Iterable[Part]) -> Total:
         unknown=tuple(part.name for part in unknown if trains(part.workload)),
         besides=tuple(part.name for part in unknown if not trains(part.workload)),
     )
+
+
+def _states_hours(workload: Workload) -> bool:
+    """Whether the hours of a stage are told besides, see ``Generation``."""
+    return workload.generates is not None and workload.generates.hours is not None
