@@ -254,8 +254,8 @@ def smolrecipe_generators() -> Iterable[Generator]:
         def open_echo(options, context):
             def answer(requests):
                 for request in requests:
-                    text = options.prefix + request.messages[-1]["content"]
-                    yield Answer(number=request.number, text=text, tokens=len(text.split()))
+                    words = (options.prefix + request.messages[-1]["content"]).split()[: options.max_new_tokens]
+                    yield Answer(number=request.number, text=" ".join(words), tokens=len(words))
 
             yield answer
 

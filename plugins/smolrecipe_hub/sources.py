@@ -14,7 +14,7 @@ from smolrecipe_hub.markdown import code, is_hub_name, text
 
 NOT_STATED = "not stated by the recipe"
 
-_NOT_DATA = {"model", "components", "optimizer", "schedule", "loss"}
+_NOT_DATA = {"model", "components", "optimizer", "schedule", "loss", "teacher", "rejected", "filters"}
 """Options whose components are no data."""
 
 _OF_THE_HUB = ("config", "split", "revision", "data_dir", "fraction")

@@ -24,6 +24,7 @@ from smolrecipe_report.scores import PUBLISHED_CAPTION, SCORE_HEAD, published_he
 from smolrecipe_report.spans import amount, without_span
 from smolrecipe_report.speed import SPEED_HEAD, speed_rows
 from smolrecipe_report.written import put
+from smolrecipe_report.written_rows import ANSWERS_HEAD, DROPPED_HEAD, answer_rows, dropped_rows
 
 
 def write_report(run: Path, stages: Sequence[Stage], earlier: Sequence[Stage], folder: Path) -> Path:
@@ -119,6 +120,8 @@ def _data(stages: Sequence[Stage], folder: Path) -> list[str]:
             "Lengths in tokens, of documents with the token that ends them; to the end of a bin, a quarter off at most"
         )
         parts.append(table(caption, LENGTH_HEAD, length_rows(lengths)))
+    parts.append(table("What models wrote for the stages that asked them", ANSWERS_HEAD, answer_rows(stages)))
+    parts.append(table("What became of the prompts", DROPPED_HEAD, dropped_rows(stages)))
     parts.append(table("Packing: rows made of them, and how full these are", FILL_HEAD, fill_rows(stages)))
     return parts
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define
 
-from smolrecipe import Artifact, Generator, StageContext, StageError, Use
+from smolrecipe import Artifact, Candidate, Generator, StageContext, StageError, Use
 from smolrecipe_synthesize.answer_files import ANSWERS_FOLDER, REJECTED, TEACHER, AnswerIndex, roles
 from smolrecipe_synthesize.asking import Progress, ask
 from smolrecipe_synthesize.options import SynthesizeOptions
@@ -21,8 +21,7 @@ _LOOK_EVERY_SECONDS = 0.5
 
 def synthesize(options: SynthesizeOptions, context: StageContext) -> Artifact:
     """Run the stage; see ``smolrecipe_synthesize``."""
-    # A filter that cannot be had is told now, and not after weeks of answers.
-    judges = {name: use.component.open(use.options, context) for name, use in options.filters.items()}
+    _try_filters(options, context)
     share = _share(options, context)
     (context.folder / ANSWERS_FOLDER).mkdir(exist_ok=True)
     indexes = {role: AnswerIndex(context.folder, role) for role in roles(options)}
@@ -38,9 +37,25 @@ def synthesize(options: SynthesizeOptions, context: StageContext) -> Artifact:
     if context.rank:
         return Artifact()
     _wait_for_others(options, context, indexes, share)
+    judges = {name: use.component.open(use.options, context) for name, use in options.filters.items()}
     selection = Selection(options, indexes, judges)
     write_rows(context.folder, selection.rows())
     return Artifact(summary=_summary(options, selection, context))
+
+
+def _try_filters(options: SynthesizeOptions, context: StageContext) -> None:
+    """Have each filter judge a row of the kind that there will be: what it cannot do is told before weeks of asking."""
+    made = len(roles(options))
+    sample = Candidate(
+        prompt=({"role": "user", "content": "What is one plus two?"},),
+        answers=("three", "four")[:made],
+        ends=("stop",) * made,
+    )
+    for name, use in options.filters.items():
+        try:
+            use.component.open(use.options, context)(sample)
+        except StageError as error:
+            raise StageError(f"'filters.{name}' cannot judge what this stage makes: {error}") from error
 
 
 @define

@@ -34,6 +34,16 @@ def smolrecipe_packers():
     return [Packer(name="none", summary="none", open=lambda *a: None)]
 
 @smolrecipe.hookimpl
+def smolrecipe_generators():
+    note("generators")
+    return [Generator(name="none", summary="none", open=lambda *a: None, model=lambda o: "none")]
+
+@smolrecipe.hookimpl
+def smolrecipe_filters():
+    note("filters")
+    return [RowFilter(name="none", summary="none", open=lambda *a: None)]
+
+@smolrecipe.hookimpl
 def smolrecipe_check_plan(plan):
     note("check_plan " + " ".join(stage.name for stage in plan.stages))
     return []
@@ -82,7 +92,7 @@ def test_the_hook_order_of_a_run(calls: Path, write_recipe: Write, smolrecipe: R
         "stages:\n  two: {use: count, to: 1, from: one}\n  one: {use: count, to: 2}\n"
     )
     smolrecipe("run", recipe, check=0)
-    catalog = ["optimizers", "packers"]
+    catalog = ["optimizers", "packers", "generators", "filters"]
     assert calls.read_text().splitlines() == [
         *catalog,
         "check_plan one two",

@@ -306,6 +306,6 @@ def test_a_recipe_that_ships_is_locked_where_the_command_is_given(
     smolrecipe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SMOLRECIPE_PLUGINS", raising=False)
-    assert "smollm3-tiny.lock.json: 13 stages" in smolrecipe("lock", "smollm3-tiny", check=0).stdout
+    assert "smollm3-tiny.lock.json: 14 stages" in smolrecipe("lock", "smollm3-tiny", check=0).stdout
     content = json.loads((tmp_path / "smollm3-tiny.lock.json").read_text())
     assert {"torch", "trl", "torchtitan"} <= set(content["packages"]) and "ruff" not in content["packages"]

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from smolrecipe.components import KINDS, Component
+from smolrecipe.errors import RecipeError
 from smolrecipe.options import Use, walk, yaml_key
 from smolrecipe.planning.make import make_plan
 from smolrecipe.planning.plan import Plan
@@ -158,6 +159,11 @@ def test_an_option_changes_the_digests_that_depend_on_it(recipe: Path, before: P
     if only:
         before = plan_of(recipe, *only)
     place, stage = find(before, component)
+    other = OTHER.get(component, {}).get(name)
+    if isinstance(other, dict) and "refused" in other:  # it has the one value that goes with another option
+        with pytest.raises(RecipeError):
+            plan_of(recipe, *(f"{'.'.join(map(str, place))}.{setting}" for setting in other["refused"]))
+        return
     needed, own = settings(place, component, name, before)
     needed = [*only, *needed]
     if needed:
@@ -219,7 +225,7 @@ def is_union(kind: Any) -> bool:
 
 CONTENT = {
     "text.jsonl": "words",
-    "chat.jsonl": "chat",
+    "chat.jsonl": "chat taught more-taught",
     "pairs.jsonl": "apo apo-down dpo ipo",
     "tokenizer.json": "other-words",
     "model/config.json": "brought",

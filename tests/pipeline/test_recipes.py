@@ -42,7 +42,9 @@ def options(plans: dict[str, Plan], recipe: str, stage: str) -> object:
 def test_the_tiny_recipe_has_the_stages_of_the_published_one(plans: dict[str, Plan]) -> None:
     fetched = ("export-base", "evaluate-base", "evaluate-ruler", "evaluate-think", "evaluate-no-think")
     published = [stage.name for stage in plans["smollm3"].stages if stage.name not in fetched]
-    assert [stage.name for stage in plans["smollm3-tiny"].stages] == published
+    tiny = [stage.name for stage in plans["smollm3-tiny"].stages]
+    assert tiny[tiny.index("apo") - 1] == "reasoning-pairs"  # which the published one has read, and not made
+    assert [name for name in tiny if name != "reasoning-pairs"] == published
     assert all(stage.devices.device == "cpu" for stage in plans["smollm3-tiny"].stages)
 
 
@@ -140,7 +142,26 @@ def test_what_is_asked_about_the_shipped_recipes(plans: dict[str, Plan]) -> None
     for recipe, plan in plans.items():
         asked = [problem.message for problem in questions(plan, workloads_of(plan), {}, 4.0, hook)]
         published = ["stage 'pretrain-3': the weights of its mixture sum to 1.0056, not to 1: each is divided by that"]
-        assert asked == (published if recipe in ("smollm3", "smollm3-8xh100") else [])
+        assert asked == (published if recipe in ("smollm3", "smollm3-8xh100", "smollm3-synthetic") else [])
+
+
+def test_the_synthetic_recipe_makes_anew_what_the_published_one_reads(plans: dict[str, Plan]) -> None:
+    """Every other source, option and stage is the published recipe's; what is made is learned."""
+    made, read = plans["smollm3-synthetic"], plans["smollm3"]
+    new = {stage.name: stage.use.options for stage in made.stages if stage.use.name == "synthesize"}
+    assert {stage.name for stage in made.stages} - set(new) == {stage.name for stage in read.stages}
+    learned = {}
+    for stage in ("sft", "apo"):
+        ours, theirs = options(plans, "smollm3-synthetic", stage), options(plans, "smollm3", stage)
+        assert list(ours.data) == list(theirs.data)
+        learned |= {name: use for name, use in ours.data.items() if use != theirs.data[name]}
+    assert {use.options.from_.stage for use in learned.values()} == set(new)
+    assert all("Qwen3_32B" in name for name in learned)
+    assert {use.options.model for stage in new.values() for use in (stage.teacher,)} == {"Qwen/Qwen3-32B"}
+    assert new["reasoning-pairs"].rejected.options.model == "Qwen/Qwen3-0.6B"
+    assert all(stage.thinking == "think" for stage in new.values())
+    workload = workloads_of(made)["reasoning-pairs"].generates
+    assert workload.answers == 2 * 54_096  # facts: pairs_used
 
 
 def test_three_pretraining_stages_are_one_trajectory(plans: dict[str, Plan]) -> None:
@@ -194,7 +215,7 @@ def test_the_large_recipe_is_refused_here_in_one_sentence(
 
 def test_shipped_recipes_are_found_by_name(smolrecipe: Run) -> None:
     stages = json.loads(smolrecipe("plan", "smollm3-tiny", "--json", check=0).stdout)["stages"]
-    assert [stage["status"] for stage in stages] == ["to run"] * 13
+    assert [stage["status"] for stage in stages] == ["to run"] * 14
 
 
 BAD_INPUT = {

@@ -122,6 +122,7 @@ def test_filters_see_the_known_answer_and_count_what_they_drop_in_their_order(tm
     artifact = STAGE.run(options, context(tmp_path))
     assert [row["messages"][-1]["content"] for row in made(tmp_path)] == ["0", "2", "4"]
     assert artifact.summary["dropped"] == {"small": {"too large": 3}, "even": {"odd": 3}}
+    del seen[0]  # the one that filters are tried with
     assert [candidate.answers for candidate in seen] == [(str(number),) for number in range(6)]
     assert seen[3] == Candidate(
         prompt=({"role": "user", "content": "say 3"},),
@@ -132,11 +133,28 @@ def test_filters_see_the_known_answer_and_count_what_they_drop_in_their_order(tm
     )
 
 
+def test_a_filter_that_cannot_judge_such_rows_is_told_before_any_model_is_asked(tmp_path: Path) -> None:
+    def pairs_only(candidate: Candidate) -> str:
+        if len(candidate.answers) < 2:
+            raise StageError("it compares the two answers of a pair")
+        return ""
+
+    echo = Echo()
+    options = SynthesizeOptions(
+        prompts={"said": problems(2)}, teacher=echo.use(), filters={"apart": dropping(pairs_only)}
+    )
+    with pytest.raises(StageError, match=r"'filters.apart' cannot judge .* it compares the two answers of a pair"):
+        STAGE.run(options, context(tmp_path))
+    assert not echo.asked
+
+
 def test_many_reasons_are_summed_up(tmp_path: Path) -> None:
-    filters = {
-        "talkative": dropping(lambda candidate: f"because of {candidate.answers[0]}" * bool(int(candidate.answers[0])))
-    }
-    options = SynthesizeOptions(prompts={"said": problems(31)}, teacher=Echo().use(), filters=filters)
+    def judge(candidate: Candidate) -> str:
+        return "" if candidate.answers[0] in ("0", "three") else f"because of {candidate.answers[0]}"
+
+    options = SynthesizeOptions(
+        prompts={"said": problems(31)}, teacher=Echo().use(), filters={"talkative": dropping(judge)}
+    )
     artifact = STAGE.run(options, context(tmp_path))
     reasons = artifact.summary["dropped"]["talkative"]
     assert len(reasons) == 21 and reasons["for other reasons"] == 10 and sum(reasons.values()) == 30
@@ -201,7 +219,7 @@ def test_every_turn_is_answered_on_top_of_the_answers_before(tmp_path: Path) -> 
         whole[:5],
     ]
     assert [row["messages"] for row in made(tmp_path)] == [whole, whole[:2]]
-    assert seen[0].earlier_answers == ("new one", "new two") and list(seen[0].prompt) == whole[:5]
+    assert seen[1].earlier_answers == ("new one", "new two") and list(seen[1].prompt) == whole[:5]
     assert artifact.summary["answers"]["teacher"]["answers"] == 4
 
 

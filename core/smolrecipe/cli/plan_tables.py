@@ -116,6 +116,7 @@ def _print_generation(told: Outlook) -> None:
             )
         )
     if rows:
+        click.echo()
         title = "what models write, at the speeds and prices that the recipe states"
         print_table(headings, rows, right=range(1, len(headings)), title=title)
 

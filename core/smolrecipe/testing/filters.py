@@ -37,6 +37,9 @@ MOST_REASONS = 12
 LONGEST_REASON = 120
 """In characters."""
 
+FRESH = "b"
+"""The series of rows that one check has for itself."""
+
 OPENS, JUDGES, AGAIN = (
     "it opens to a judge",
     "it has a verdict on any row",
@@ -190,14 +193,18 @@ def _check_rows(component: RowFilter, options: Any) -> None:
 
 
 def _check_again(component: RowFilter, options: Any) -> None:
-    """A stage that is run again, or verified, makes the same data: verdicts follow from the rows and the options."""
+    """A stage that is run again, or verified, makes the same data: verdicts follow from the rows and the options.
+
+    The rows are none that the checks before have shown it: what a module remembers of those would hide what it does.
+    """
     after(JUDGES, _check_judges, component, options)
     with _stage(component, options) as open_filter:
         for answers in KINDS_OF_ROWS:
             first, second = (
-                _verdicts(component, options, _open_seeded(open_filter, seed), candidates(answers)) for seed in (1, 2)
+                _verdicts(component, options, _open_seeded(open_filter, seed), candidates(answers, FRESH))
+                for seed in (1, 2)
             )
-            _compare(component, candidates(answers), first, second, "opened again")
+            _compare(component, candidates(answers, FRESH), first, second, "opened again")
 
 
 def _check_apart(component: RowFilter, options: Any) -> None:
@@ -272,16 +279,16 @@ _ODD = (
 )
 
 
-_ANY_MARK = re.compile(r"qz\d{3}xv", re.IGNORECASE)
+_ANY_MARK = re.compile(r"q[a-z]\d{3}xv", re.IGNORECASE)
 
 
-def mark_of(number: int) -> str:
+def mark_of(number: int, series: str = "a") -> str:
     """A word that is in the candidate of that number, and nowhere else."""
-    return f"qz{number:03d}xv"
+    return f"q{series}{number:03d}xv"
 
 
-def candidates(answers: int) -> list[Candidate]:
-    """Rows of one answer or, for 2, pairs: always the same, each new.
+def candidates(answers: int, series: str = "a") -> list[Candidate]:
+    """Rows of one answer or, for 2, pairs: always the same of a series, each new.
 
     Answers are of many lengths and languages, with reasoning and without, right and wrong, cut off, empty, of letters
     that few programs expect; rows are alike in all or in most words; what the chat template is told varies.
@@ -289,7 +296,7 @@ def candidates(answers: int) -> list[Candidate]:
     rows: list[Candidate] = []
 
     def add(first: str, second: str, **fields: Any) -> None:
-        rows.append(_candidate(mark_of(len(rows)), (first, second)[:answers], **fields))
+        rows.append(_candidate(mark_of(len(rows), series), (first, second)[:answers], **fields))
 
     for length in (1, 2, 3, 5, 8, 12, 13, 14, 17, 23, 31, 47, 70, 101, 160, 250, 400, 900):
         add(_words(length), _words(length + length // 2))
