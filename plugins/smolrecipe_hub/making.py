@@ -11,8 +11,13 @@ from smolrecipe_hub.markdown import code, table, text
 
 _ENGINES = ("torch", "transformers", "torchtitan", "trl", "mergekit", "datatrove", "lm-eval")
 _COMPONENTS = ("optimizer", "schedule", "loss", "model", "components", "models", "method", "packing", "chat_template",
-               "loss_on", "carry", "global_batch", "max_grad_norm", "precision", "seed", "epochs")  # fmt: skip
+               "loss_on", "carry", "global_batch", "max_grad_norm", "precision", "seed", "epochs", "mode", "thinking",
+               "turns", "teacher", "rejected", "filters")  # fmt: skip
 """Options that tell how a stage worked; its data are told elsewhere, and where its processes ran nowhere."""
+
+_TEACHERS = ("teacher", "rejected")
+_OF_A_TEACHER = ("use", "model", "revision", "temperature", "top_p", "top_k", "max_new_tokens", "precision")
+"""What is told of a model that wrote data: not where it was served, and not who paid."""
 
 
 def shape(config: Mapping[str, Any], parameters: int) -> str:
@@ -71,6 +76,8 @@ def components(lineage: Lineage) -> str:
             value = artifact.options.get(key)
             if value in (None, {}, [], ""):
                 continue
+            if key in _TEACHERS and isinstance(value, dict):
+                value = {name: value[name] for name in _OF_A_TEACHER if value.get(name) not in (None, "")}
             if key == "model" and isinstance(value, dict):
                 value = {name: component for name, component in value.items() if told.get(name) != component}
                 told |= value

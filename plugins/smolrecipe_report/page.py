@@ -120,8 +120,9 @@ def _data(stages: Sequence[Stage], folder: Path) -> list[str]:
             "Lengths in tokens, of documents with the token that ends them; to the end of a bin, a quarter off at most"
         )
         parts.append(table(caption, LENGTH_HEAD, length_rows(lengths)))
-    parts.append(table("What models wrote for the stages that asked them", ANSWERS_HEAD, answer_rows(stages)))
-    parts.append(table("What became of the prompts", DROPPED_HEAD, dropped_rows(stages)))
+    if answers := list(answer_rows(stages)):
+        parts.append(table("What models wrote for the stages that asked them", ANSWERS_HEAD, answers))
+        parts.append(table("What became of the prompts", DROPPED_HEAD, dropped_rows(stages)))
     parts.append(table("Packing: rows made of them, and how full these are", FILL_HEAD, fill_rows(stages)))
     return parts
 

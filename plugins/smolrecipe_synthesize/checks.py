@@ -12,6 +12,11 @@ from smolrecipe_synthesize.options import CHAT_ROWS, PREFERENCE_ROWS, Synthesize
 if TYPE_CHECKING:
     from smolrecipe.planning.plan import Plan
 
+_TAKEN = {
+    "prompts": "are no prompts",
+    "teacher": "the teacher refuses",
+    "rejected": "the other model refuses, or answers alike",
+}
 _MODES = {"chat": "chat", "preference": "pairs"}
 
 
@@ -30,6 +35,9 @@ def check(options: SynthesizeOptions) -> Iterator[str]:
         yield "'rejected' is for mode: pairs, and 'mode' is chat: give 'mode: pairs', or remove 'rejected'"
     if options.mode == "pairs" and options.turns == "every":
         yield "'turns' is every, but a pair has one prompt and an answer of each model: give 'turns: last'"
+    for name in options.filters:
+        if name in _TAKEN:
+            yield f"'filters.{name}': rows that {_TAKEN[name]} are counted under that name already: choose another"
     if options.rejected == options.teacher and options.teacher.options.temperature == 0:
         yield "'rejected' is the same model as 'teacher' with the same settings, so that all answers are the same"
 

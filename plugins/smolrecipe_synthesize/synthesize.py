@@ -14,7 +14,7 @@ from smolrecipe_synthesize.asking import Progress, ask
 from smolrecipe_synthesize.options import SynthesizeOptions
 from smolrecipe_synthesize.prompts import read_prompts
 from smolrecipe_synthesize.row_files import write_rows
-from smolrecipe_synthesize.selecting import Selection
+from smolrecipe_synthesize.selecting import PROMPTS, Selection
 
 _LOOK_EVERY_SECONDS = 0.5
 
@@ -125,13 +125,16 @@ def _is_complete(options: SynthesizeOptions, index: AnswerIndex) -> bool:
 
 def _summary(options: SynthesizeOptions, selection: Selection, context: StageContext) -> dict[str, Any]:
     counts = selection.counts
-    for name, reasons in counts.dropped.items():
+    # In the order in which rows go through: what is no prompt, what a model refuses, filter by filter.
+    names = [name for name in (PROMPTS, *roles(options), *options.filters) if name in counts.dropped]
+    dropped = {name: dict(counts.dropped[name].most_common()) for name in names}
+    for name, reasons in dropped.items():
         for reason, rows in reasons.items():
             context.say(f"{name}: {rows:,} of {counts.prompts:,} rows dropped ({reason})")
     if not counts.kept:
         told = "; ".join(
             f"{name}: {', '.join(f'{reason} ({rows:,})' for reason, rows in reasons.items())}"
-            for name, reasons in counts.dropped.items()
+            for name, reasons in dropped.items()
         )
         raise StageError(f"of {counts.prompts:,} prompts no row is left: {told}")
     models = {role: use.component.model(use.options) for role, use in _models(options).items()}
@@ -139,6 +142,6 @@ def _summary(options: SynthesizeOptions, selection: Selection, context: StageCon
         "prompts": counts.prompts,
         "rows": counts.kept,
         "sources": {name: {"rows": rows} for name, rows in counts.rows_by_source.items()},
-        "dropped": {name: dict(reasons) for name, reasons in counts.dropped.items()},
+        "dropped": dropped,
         "answers": {role: {"model": models[role], **tally.told()} for role, tally in counts.answers.items()},
     }

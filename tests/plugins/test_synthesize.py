@@ -444,6 +444,7 @@ def test_what_the_plan_is_told() -> None:
         ({"mode": "chat"}, "'rejected' is for mode: pairs"),
         ({"turns": "every"}, "a pair has one prompt"),
         ({"prompts": {}}, "'prompts' names no source"),
+        ({"filters": {"teacher": dropping(lambda candidate: "")}}, "counted under that name already"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(changed: dict[str, Any], says: str) -> None:

@@ -2,7 +2,8 @@
 
 Rows are read with the network out of reach. A source that asks for it and says in a ``StageError`` that its data cannot
 be had cannot be read here, and the checks of its rows are skipped; so they are where ``missing`` says that a file is
-not on this machine. A source that fails for any other reason is broken.
+not on this machine, and where the example names a stage, whose rows are read in a run only. A source that fails for any
+other reason is broken.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from smolrecipe.components import Source
 from smolrecipe.errors import StageError
+from smolrecipe.options import StageRef, walk
 from smolrecipe.testing.attempts import (
     after,
     make,
@@ -81,6 +83,8 @@ def _check_fingerprint(component: Source, options: Any) -> None:
 @contextmanager
 def _reading(component: Source, options: Any) -> Iterator[Callable[[], Iterator[Any]]]:
     """A function that starts reading from the first row on; without a network, and with any seed of ``random``."""
+    stages = [str(value) for _, value, _ in walk(options) if isinstance(value, StageRef) and value.root is None]
+    only_where(not stages, f"{_called(component)} reads what stage '{''.join(stages[:1])}' published, in a run only")
     missing = "; ".join(component.missing(options))
     only_where(not missing, f"what the example of {_called(component)} points at is not on this machine: {missing}")
     state, refused = random.getstate(), ""

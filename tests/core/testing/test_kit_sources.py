@@ -94,6 +94,13 @@ def test_files_hold_it_where_there_are_some(tmp_path):
     assert f"no file at {tmp_path / 'c.jsonl'}" in skipped["its rows have that shape"]
 
 
+def test_a_source_of_a_stage_s_rows_is_skipped():
+    component = CATALOG.get(Source, "synthesized")
+    failed, skipped = outcomes(sources.checks(component, example_of(component, CATALOG)))
+    assert not failed and len(skipped) == 5
+    assert "reads what stage 'reasoning-pairs' published" in skipped["its rows have that shape"]
+
+
 def test_a_data_set_holds_it_on_this_machine_and_is_skipped_beyond(tmp_path, monkeypatch):
     from datasets import config
 
