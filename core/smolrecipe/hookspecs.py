@@ -250,7 +250,7 @@ def smolrecipe_generators() -> Iterable[Generator]:
             prefix: str = option(default="You said: ", doc="what every answer begins with")
 
 
-        @contextmanager
+        @contextlib.contextmanager
         def open_echo(options, context):
             def answer(requests):
                 for request in requests:

@@ -37,7 +37,7 @@ _COLLECTED = (
 )
 
 _IMPORTS = (
-    {"sys": "import sys", "Path": "from pathlib import Path"},
+    {"contextlib": "import contextlib", "sys": "import sys", "Path": "from pathlib import Path"},
     {"click": "import click", "frozen": "from attrs import frozen"},
 )
 """How examples import what is not of ``smolrecipe``: the standard library, then other packages."""
