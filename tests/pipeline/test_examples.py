@@ -55,6 +55,7 @@ stages:
   long-context-64k: null
   mid-training: null
   sft: null
+  reasoning-pairs: null
   apo:
     from: pretrain-1
     data: {{extends: null, sums: {{use: arithmetic, style: preference, mode: no_think, split: train, rows: 16}}}}
