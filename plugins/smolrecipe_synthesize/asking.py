@@ -13,34 +13,40 @@ from smolrecipe_synthesize.answer_files import AnswerIndex, AnswerWriter, Kept, 
 from smolrecipe_synthesize.options import SynthesizeOptions
 from smolrecipe_synthesize.prompts import Prompt, read_prompts
 
-_TELL_EVERY_SECONDS = 1.0
+_MOST_TOLD = 1000
+"""Times that progress is told of: after the same answers in every run, however fast it is."""
 _SEEDS = 2**31
 
 
 @define
 class Progress:
-    """What this process has answered, of what it is to, told about once a second."""
+    """What this process has answered, of what it is to."""
 
     context: StageContext
     done: int
     of: int
+    _told: int = field(default=-1, init=False)
     _tokens: int = field(default=0, init=False)
     _since: float = field(factory=time.monotonic, init=False)
 
     def add(self, answers: int, tokens: int) -> None:
         """Count answers that are on the disk."""
+        every = max(1, self.of // _MOST_TOLD)
+        crossed = (self.done + answers) // every > self.done // every
         self.done += answers
         self._tokens += tokens
-        passed = time.monotonic() - self._since
-        if passed >= _TELL_EVERY_SECONDS:
+        if crossed:
+            passed = max(time.monotonic() - self._since, 1e-9)
             self._tell(tokens_per_second=round(self._tokens / passed, 1))
             self._tokens, self._since = 0, time.monotonic()
 
     def finish(self) -> None:
-        """Tell the end, however soon after the last time."""
-        self._tell()
+        """Tell the end, where it was not told."""
+        if self._told != self.done:
+            self._tell()
 
     def _tell(self, **more: float) -> None:
+        self._told = self.done
         self.context.progress(self.done, self.of, **more)
         self.context.saved(self.done)
 

@@ -14,7 +14,7 @@ from chaos_stores import artifacts
 from chaos_work import Reference, Watched
 
 STAGES = ("tokenizer", "tokens", "pretrain-1", "pretrain-2", "pretrain-3", "long-context-32k", "long-context-64k",
-          "mid-training", "sft", "apo", "merge", "export", "evaluate")  # fmt: skip
+          "mid-training", "sft", "reasoning-pairs", "apo", "merge", "export", "evaluate")  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -387,8 +387,22 @@ def test_progress_counts_what_is_left(tmp_path: Path) -> None:
     said: list[Any] = []
     STAGE.run(pairs(Echo(), Echo()), context(tmp_path, said=said))
     assert {"message": "8 of 46 answers are there already: going on with the others"} in said
-    assert [event for event in said if "step" in event][-1] == {"step": 46, "steps": 46}
-    assert {"checkpoint": 46} in said
+    told = [event for event in said if "step" in event]
+    # After every batch: of four of the teacher's, of three of the other model's, the last ones smaller.
+    assert [event["step"] for event in told] == [12, 16, 20, 23, *range(26, 47, 3), 46]
+    assert all(event["steps"] == 46 and event["tokens_per_second"] > 0 for event in told)
+    assert [event["checkpoint"] for event in said if "checkpoint" in event] == [event["step"] for event in told]
+
+
+def test_progress_is_told_a_thousand_times_at_most(tmp_path: Path) -> None:
+    said: list[Any] = []
+    options = SynthesizeOptions(prompts={"said": problems(2500)}, teacher=Echo().use(together=7))
+    STAGE.run(options, context(tmp_path, said=said))
+    steps = [event["step"] for event in said if "step" in event]
+    assert len(steps) <= 1000 and steps == sorted(set(steps)) and steps[-1] == 2500
+    again: list[Any] = []
+    STAGE.run(options, context(tmp_path / "again", said=again))
+    assert steps == [event["step"] for event in again if "step" in event]
 
 
 def test_text_that_no_encoding_has_is_kept(tmp_path: Path) -> None:
