@@ -113,8 +113,8 @@ def test_its_recipe_trains_with_it(environment: Environment) -> None:
         + """\
   apo:
     from: ./base
-    data: {think: {rows: 8}, no-think: null}
-    held_out: {think: {rows: 4}, no-think: null}
+    data: {think: null, no-think: {rows: 8}}
+    held_out: {think: null, no-think: {rows: 4}}
     max_length: 512
     max_steps: 4
     global_batch: 2
