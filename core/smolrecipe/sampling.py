@@ -1,6 +1,8 @@
-"""How a model draws its answers: the options that generators have in common."""
+"""How a model draws its answers: what generators have in common, their options and what is said of these."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from attrs import frozen
 
@@ -29,3 +31,14 @@ class SamplingOptions:
     stop: list[str] = option(
         factory=list, doc="texts that end an answer, besides the model's end of turn; left out of it"
     )
+
+
+def check_sampling(options: SamplingOptions) -> Iterator[str]:
+    """A text that would end every answer before it begins; for a generator's ``check``."""
+    if "" in options.stop:
+        yield "'stop' has an empty text in it, which would end every answer at once"
+
+
+def hours_at(tokens_per_second: float | None, tokens: int) -> float | None:
+    """How long so many tokens of answers take at a speed, nothing where none is stated; for a generator's ``hours``."""
+    return None if tokens_per_second is None else tokens / tokens_per_second / 3600

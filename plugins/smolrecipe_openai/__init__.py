@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from smolrecipe import Answering, Generator, SamplingOptions, StageContext, hookimpl, option
+from smolrecipe.sampling import check_sampling, hours_at
 
 
 @frozen(kw_only=True)
@@ -101,8 +102,7 @@ def check(options: OpenAiOptions) -> Iterable[str]:
             "'api_key_variable' is no name of an environment variable: put the key into one, and write its name, "
             "like OPENAI_API_KEY"
         )
-    if "" in options.stop:
-        yield "'stop' has an empty text in it, which would end every answer at once"
+    yield from check_sampling(options)
 
 
 def open_endpoint(options: OpenAiOptions, context: StageContext) -> AbstractContextManager[Answering]:
@@ -114,7 +114,7 @@ def open_endpoint(options: OpenAiOptions, context: StageContext) -> AbstractCont
 
 def hours(options: OpenAiOptions, tokens: int) -> float | None:
     """How long so many tokens of answers take."""
-    return None if options.tokens_per_second is None else tokens / options.tokens_per_second / 3600
+    return hours_at(options.tokens_per_second, tokens)
 
 
 def cost(options: OpenAiOptions, tokens: int) -> float | None:

@@ -38,7 +38,7 @@ def _run(options: SynthesizeOptions, context: StageContext) -> Artifact:
 
 
 def _verify(options: SynthesizeOptions, context: StageContext) -> Iterable[Proof]:
-    """Read prompts and answers again, put rows together by other means, and hold them against those published."""
+    """Read prompts and answers again and hold the rows against them; ask the filters again for what they keep."""
     from smolrecipe_synthesize.proofs import proofs
 
     return proofs(options, context)

@@ -9,8 +9,7 @@ from typing import Literal
 from attrs import frozen
 
 from smolrecipe import Answering, Generator, SamplingOptions, StageContext, StageRef, hookimpl, option
-
-_SECONDS_PER_HOUR = 3600
+from smolrecipe.sampling import check_sampling, hours_at
 
 
 @frozen(kw_only=True)
@@ -49,11 +48,6 @@ def _open(options: TransformersOptions, context: StageContext) -> AbstractContex
     return open_model(options, context)
 
 
-def _hours(options: TransformersOptions, tokens: int) -> float | None:
-    speed = options.tokens_per_second
-    return None if speed is None else tokens / speed / _SECONDS_PER_HOUR
-
-
 @hookimpl
 def smolrecipe_generators() -> Iterable[Generator]:
     """Offer ``transformers``."""
@@ -62,11 +56,12 @@ def smolrecipe_generators() -> Iterable[Generator]:
         summary="a model that transformers loads here, in batches; on a CPU too",
         source="transformers generate; draws by the Gumbel-max trick, seeded for each answer",
         options=TransformersOptions,
+        check=check_sampling,
         requires=("torch", "transformers", "jinja2"),
         extra="generate",
         open=_open,
         model=lambda options: str(options.model),
         device=lambda options: options.device,
-        hours=_hours,
+        hours=lambda options, tokens: hours_at(options.tokens_per_second, tokens),
         example={"model": "sft", "max_new_tokens": 64},
     )

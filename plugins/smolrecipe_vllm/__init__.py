@@ -19,6 +19,7 @@ from typing import Literal
 from attrs import frozen
 
 from smolrecipe import Answering, Generator, SamplingOptions, StageContext, StageRef, hookimpl, option
+from smolrecipe.sampling import check_sampling, hours_at
 
 
 @frozen(kw_only=True)
@@ -68,8 +69,7 @@ def check(options: VllmOptions) -> Iterable[str]:
             f"'max_new_tokens' is {options.max_new_tokens}, and 'max_length' {options.max_length}, which has to hold "
             "the conversation too: raise 'max_length', or lower 'max_new_tokens'"
         )
-    if "" in options.stop:
-        yield "'stop' has an empty text in it, which would end every answer at once"
+    yield from check_sampling(options)
     if options.price_per_hour is not None and options.tokens_per_second is None:
         yield "'price_per_hour' tells no costs without 'tokens_per_second': state both, or neither"
 
@@ -83,7 +83,7 @@ def open_engine(options: VllmOptions, context: StageContext) -> AbstractContextM
 
 def hours(options: VllmOptions, tokens: int) -> float | None:
     """How long one GPU takes for so many tokens of answers."""
-    return None if options.tokens_per_second is None else tokens / options.tokens_per_second / 3600
+    return hours_at(options.tokens_per_second, tokens)
 
 
 def cost(options: VllmOptions, tokens: int) -> float | None:

@@ -197,6 +197,12 @@ def test_a_template_that_does_not_render_is_told_with_the_row(tmp_path: Path) ->
         answers(tmp_path, [request(3, "a")])
 
 
+def test_a_text_that_would_end_every_answer_is_refused() -> None:
+    assert not list(GENERATOR.check(TransformersOptions(model=StageRef("teacher"), stop=["."])))
+    (problem,) = GENERATOR.check(TransformersOptions(model=StageRef("teacher"), stop=[".", ""]))
+    assert "would end every answer at once" in problem
+
+
 def test_what_the_plan_is_told() -> None:
     options = TransformersOptions(model=StageRef("teacher"), tokens_per_second=50.0)
     assert GENERATOR.hours(options, 360_000) == 2.0
