@@ -1,11 +1,18 @@
-"""A small language model that the kit makes for generators: random weights, a tokenizer of bytes, a chat template."""
+"""Small models that the kit puts behind the stages that an example names: random weights, bytes, a chat template."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import attrs
+from attrs import evolve
+
+from smolrecipe.components import Component
+from smolrecipe.options import StageRef
+from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from smolrecipe.testing.attempts import only_where
 
 LONGEST = 1024
@@ -65,3 +72,27 @@ def _tokenizer() -> Any:
     )
     words.chat_template = _TEMPLATE
     return words
+
+
+def with_models(value: Any, folder: Path, models: dict[str, Path]) -> Any:
+    """The options with a model behind every stage that they name; ``models`` gets each stage's artifact."""
+    if isinstance(value, StageRef):
+        root = models.setdefault(value.stage, folder / str(len(models)))
+        place = root / CHECKPOINTS_FOLDER / value.checkpoint if value.checkpoint else root
+        if not (place / MODEL_FOLDER).exists():
+            write_model(place / MODEL_FOLDER)
+        return evolve(value, root=root)
+    if isinstance(value, (list, tuple)):
+        return type(value)(with_models(item, folder, models) for item in value)
+    if isinstance(value, Mapping):
+        return {key: with_models(item, folder, models) for key, item in value.items()}
+    if attrs.has(type(value)) and not isinstance(value, Component):
+        return evolve(
+            value,
+            **{
+                field.alias: with_models(getattr(value, field.name), folder, models)
+                for field in attrs.fields(type(value))
+                if field.init
+            },
+        )
+    return value

@@ -20,16 +20,14 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
-import attrs
 from attrs import evolve, frozen
 
-from smolrecipe.components import Component, Generator
+from smolrecipe.components import Generator
 from smolrecipe.errors import StageError
 from smolrecipe.generation import Answer, Answering, Message, Request
-from smolrecipe.options import StageRef
 from smolrecipe.sampling import SamplingOptions
-from smolrecipe.stage import CHECKPOINTS_FOLDER, MODEL_FOLDER, StageContext
-from smolrecipe.testing.answering_models import write_model
+from smolrecipe.stage import StageContext
+from smolrecipe.testing.answering_models import with_models
 from smolrecipe.testing.attempts import after, make, only_where, options_kept, reporting, without_network
 from smolrecipe.testing.contract import Check, broken
 
@@ -192,7 +190,7 @@ def _bench(component: Generator, options: Any) -> Iterator[_Bench]:
     with tempfile.TemporaryDirectory() as name, without_network():
         folder, models = Path(name), dict[str, Path]()
         (folder / "make").mkdir()
-        placed = _with_models(options, folder / "inputs", models)
+        placed = with_models(options, folder / "inputs", models)
         short = evolve(placed, max_new_tokens=min(placed.max_new_tokens, MOST_TOKENS))
         context = StageContext(recipe="conformance", stage="make", folder=folder / "make", inputs=models)
         yield _Bench(component=component, options=short, context=context, with_models=bool(models))
@@ -204,30 +202,6 @@ def _has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-def _with_models(value: Any, folder: Path, models: dict[str, Path]) -> Any:
-    """The options with a model behind every stage that they name; ``models`` gets each stage's artifact."""
-    if isinstance(value, StageRef):
-        root = models.setdefault(value.stage, folder / str(len(models)))
-        place = root / CHECKPOINTS_FOLDER / value.checkpoint if value.checkpoint else root
-        if not (place / MODEL_FOLDER).exists():
-            write_model(place / MODEL_FOLDER)
-        return evolve(value, root=root)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_with_models(item, folder, models) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _with_models(item, folder, models) for key, item in value.items()}
-    if attrs.has(type(value)) and not isinstance(value, Component):
-        return evolve(
-            value,
-            **{
-                field.alias: _with_models(getattr(value, field.name), folder, models)
-                for field in attrs.fields(type(value))
-                if field.init
-            },
-        )
-    return value
 
 
 def _requests() -> list[Request]:
